@@ -1,0 +1,85 @@
+// A decoder as straight-line calls into the kernel table: what is computed, in terms of segments
+// and chunks, and never when, or from where the weights came. All mutable state is passed in.
+//
+// Protocol of a pass:  begin  embed*  ( forward+ | route expert* combine )*  per segment in order,
+// where forward is called for every chunk of every object of the segment, in order, in runs of any
+// length. The bits of the result do not depend on the lengths of the runs, nor on which rows share
+// the pass.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/arena.h"
+#include "core/spec.h"
+#include "core/threads.h"
+#include "kernels/table.h"
+#include "models/config.h"
+#include "models/weights.h"
+
+namespace headrace::models {
+
+struct Context {
+  const kernels::Kernels& k;
+  ThreadPool& pool;
+};
+
+struct Pass {                                      // one batch of rows; M rows, S sequences
+  std::span<const int32_t> tokens;                 // [M]
+  std::span<const int32_t> positions;              // [M]
+  std::span<const uint32_t> sequence;              // [M] index into `sequences`
+  std::span<const kernels::SequenceKv> sequences;  // [S]
+  std::span<const uint32_t> output_rows;           // rows whose logits are wanted, ascending
+  float* logits = nullptr;                         // [output_rows, V]
+};
+
+// Buffers of a pass, carved once out of memory that the caller planned for. Contents are the
+// model's own.
+struct Activations;
+
+class Decoder {
+ public:
+  Decoder(const ModelConfig& config, const WeightLayout& layout);
+  ~Decoder();
+
+  const ModelConfig& config() const { return config_; }
+  const std::vector<SegmentSpec>& segments() const { return segments_; }
+
+  // Memory for passes of up to `rows` rows and `outputs` wanted rows (logits included).
+  Bytes activation_bytes(uint32_t rows, uint32_t outputs) const;  // affine in rows and in outputs
+  Bytes kv_block_bytes() const;  // one block of kKvBlockTokens tokens, all layers
+  DType kv_type() const;
+  std::unique_ptr<Activations, void (*)(Activations*)> bind(std::span<std::byte> memory,
+                                                            uint32_t rows, uint32_t outputs) const;
+  float* logits(Activations& a) const;  // room for outputs * V floats
+
+  // Always-resident objects: where chunk 0 of each is. Before the first pass.
+  void bind_resident(ObjectId object, const std::byte* address);
+
+  void begin(Context& c, Activations& a, const Pass& pass) const;
+  uint32_t embedding_chunk(
+      int32_t token) const;  // which chunk of the embedding object holds its row
+  void embed(Context& c, Activations& a, const Pass& pass, uint32_t chunk,
+             const std::byte* data) const;
+  // Chunks [first, first + data.size()) of `object`, one address each.
+  void forward(Context& c, Activations& a, const Pass& pass, SegmentId segment, ObjectId object,
+               uint32_t first, std::span<const std::byte* const> data) const;
+  // Runs the router of a kRoute segment; experts of each row in rank order, [M, experts_per_token].
+  std::span<const uint32_t> route(Context& c, Activations& a, const Pass& pass,
+                                  SegmentId segment) const;
+  // One expert's contribution to every row that chose it; its chunks' addresses. Any order of
+  // experts.
+  void expert(Context& c, Activations& a, const Pass& pass, SegmentId segment, uint32_t expert,
+              std::span<const std::byte* const> data) const;
+  void combine(Context& c, Activations& a, const Pass& pass, SegmentId segment) const;
+
+ private:
+  struct Tables;
+  ModelConfig config_;
+  const WeightLayout& layout_;
+  std::vector<SegmentSpec> segments_;
+  std::unique_ptr<Tables> tables_;
+};
+
+}  // namespace headrace::models

@@ -1,0 +1,47 @@
+// The visible list of policies. A policy is a pure function that says, for given budgets, what
+// stays where and how deep the streams are; expand() turns that decision into tasks and slots.
+// Adding one: docs/adding_a_policy.md.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "scheduler/machine.h"
+#include "scheduler/plan.h"
+#include "scheduler/workload.h"
+
+namespace headrace::scheduler {
+
+enum class Home : uint8_t { kDevice, kHost, kDisk };  // where a chunk is at the start of a pass
+
+struct Decision {
+  std::string policy;
+  uint32_t rows_max = 1;
+  uint32_t depth = 0;                   // chunks fetched ahead: the ring has depth + 1 slots
+  std::vector<std::vector<Home>> home;  // [object][chunk]
+  std::vector<uint32_t> pool_slots;     // per pool, in the order of holes' pools
+};
+
+struct Room {                  // what the decision may use, per tier, after everything else
+  Bytes device = 0, host = 0;  // two tiers: device is 0 and host is all
+  bool has_device = false;
+};
+
+struct Policy {
+  const char* name;
+  const char* summary;
+  // nullopt when it does not fit into `room`.
+  std::optional<Decision> (*decide)(const Workload&, const Machine&, const Room&, const Choices&);
+  Bytes (*least_room)(const Workload&,
+                      const Choices&);  // smallest host room for which decide succeeds
+};
+
+std::span<const Policy> policies();  // stream, pin, lru, sync
+const Policy* find_policy(std::string_view name);
+
+// Slots, rings, pools, holes and both rounds of a decision. Pure; the result passes verify().
+Plan expand(const Workload& workload, const Decision& decision, const Room& room);
+
+}  // namespace headrace::scheduler
