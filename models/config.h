@@ -13,6 +13,14 @@
 
 namespace headrace::models {
 
+// Llama 3's stretching of the slow rotations: wavelengths above original_positions / low_freq are
+// slowed by `factor`, those below original_positions / high_freq are kept, between them a blend.
+struct RopeScaling {
+  double factor = 0;  // 0: no scaling
+  double low_freq = 0, high_freq = 0;
+  double original_positions = 0;
+};
+
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
   std::string family;        // row of families.h: "llama"
@@ -21,6 +29,7 @@ struct ModelConfig {
   uint32_t max_position_embeddings = 0;
   float rms_norm_eps = 1e-6f;
   double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
   bool tie_word_embeddings = false;
   bool qkv_bias = false;  // Qwen2; Llama with attention_bias also has o_bias
   bool o_bias = false;

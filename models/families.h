@@ -1,5 +1,6 @@
 // The visible table of model families. A family is a row: how its config.json is read and what its
-// tensors are called. Adding one: docs/adding_a_model.md.
+// experts' tensors are called; the names of all other tensors are common to the families. Adding
+// one: docs/adding_a_model.md.
 #pragma once
 
 #include <span>
@@ -10,13 +11,21 @@
 
 namespace headrace::models {
 
+class Fields;
+
+struct ExpertNames {  // under "model.layers.N."; all null in a dense family
+  const char* router;
+  const char* experts;           // expert E is "<experts>.E."
+  const char *gate, *up, *down;  // "w1": the tensor is "<experts>.E.w1.weight"
+};
+
 struct Family {
   const char* name;          // "llama": also `synth --family`
   const char* architecture;  // "LlamaForCausalLM"
   const char* model_type;    // "llama"
-  void (*read)(const json::object& config,
-               ModelConfig& out);  // what differs from the common fields
-  // The config.json of a model of this family with about `weight_bytes` of weights, for `synth`.
+  ExpertNames experts;
+  void (*read)(const Fields& fields, ModelConfig& out);  // what differs from the common fields
+  // The config.json of a typical small model of this family, for `synth`, which changes its sizes.
   json::object (*example)();
 };
 

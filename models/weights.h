@@ -45,10 +45,18 @@ struct ObjectLayout {
   std::vector<ChunkLayout> chunks;
 };
 
+struct LayerObjects {  // dense: gate_up, down; mixture of experts: expert E is experts + E
+  ObjectId small = kNone, qkv = kNone, o = kNone;
+  ObjectId gate_up = kNone, down = kNone;
+  ObjectId experts = kNone;
+};
+
 struct WeightLayout {
   std::vector<ObjectLayout> objects;         // index = ObjectId
   ObjectId embedding = kNone, head = kNone;  // equal when tied
-  Bytes bytes() const;                       // of all objects
+  ObjectId final_small = kNone;
+  std::vector<LayerObjects> layers;
+  Bytes bytes() const;  // of all objects
   std::vector<ObjectSpec> specs() const;
 };
 
