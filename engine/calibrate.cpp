@@ -1,0 +1,187 @@
+#include "engine/calibrate.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "core/arena.h"
+#include "core/clock.h"
+#include "core/error.h"
+#include "swap/io.h"
+
+namespace headrace::engine {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Bytes kScratchBytes = 64 * kMiB;
+constexpr Bytes kReadBytes = 1 * kMiB;
+constexpr uint32_t kReadDepth = 4;
+
+double best_of(int times, const std::function<void()>& body) {
+  double best = 1e30;
+  for (int i = 0; i < times; ++i) {
+    const double begin = steady_clock().seconds();
+    body();
+    best = std::min(best, steady_clock().seconds() - begin);
+  }
+  return best;
+}
+
+// Throws data out of the caches, so that the next read of it comes from memory.
+void evict(const std::byte* data, Bytes bytes) {
+#if defined(__x86_64__)
+  for (Bytes i = 0; i < bytes; i += 64) __builtin_ia32_clflush(data + i);
+  __builtin_ia32_mfence();
+#else
+  static_cast<void>(data), static_cast<void>(bytes);
+#endif
+}
+
+struct Products {
+  double flops = 0, read_bytes_per_s = 0;
+};
+
+// Rates of the product kernel itself: many rows (compute-bound) and one row (memory-bound).
+Products measure_products(const kernels::Kernels& k, ThreadPool& pool, DType type) {
+  constexpr uint64_t kDepth = 1024, kRows = 32;
+  const Bytes panel = kernels::panel_bytes(type, kDepth);
+  const Bytes weight_bytes = round_down(3 * kMiB, panel);
+  const uint64_t outputs = weight_bytes / panel * kernels::kPanelRows;
+  const Arena arena(kCalibrationMemory);
+  Bump bump(arena.span(0, arena.size()));
+  std::byte* weights = bump.take(weight_bytes);
+  auto* x = bump.take(kRows * kDepth * 4);
+  auto* y = bump.take_array<float>(kRows * outputs);
+  std::memset(arena.data(), 0, arena.size());
+  const auto product = [&](uint64_t rows) {
+    k.matmul(pool, {.x = x, .w = weights, .w_type = type, .m = rows, .k = kDepth, .n = outputs,
+                    .y = y, .y_stride = outputs});
+  };
+  Products p;
+  product(kRows);
+  p.flops = 2.0 * kRows * kDepth * static_cast<double>(outputs) / best_of(8, [&] { product(kRows); });
+  double best = 1e30;
+  for (int i = 0; i < 24; ++i) {
+    evict(weights, weight_bytes);
+    best = std::min(best, best_of(1, [&] { product(1); }));
+  }
+  p.read_bytes_per_s = static_cast<double>(weight_bytes) / best;
+  return p;
+}
+
+struct Disk {
+  double read_bytes_per_s = 1e9, write_bytes_per_s = 1e9, latency_s = 1e-4;
+  std::string how;
+};
+
+Disk measure_disk(const std::string& folder) {
+  Disk disk;
+  fs::create_directories(folder);
+  std::string path = folder + "/calibrate-XXXXXX";
+  const int made = ::mkstemp(path.data());
+  if (made < 0) {
+    disk.how = "assumed 1 GB/s: no scratch file could be made in " + folder;
+    return disk;
+  }
+  ::close(made);
+  const bool direct = true;
+  int fd = ::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  if (fd < 0) fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  ::unlink(path.c_str());
+  const Arena arena(kReadDepth * kReadBytes);
+  std::memset(arena.data(), 0x5a, arena.size());
+  const double begin = steady_clock().seconds();
+  bool ok = ::posix_fallocate(fd, 0, kScratchBytes) == 0;
+  for (Bytes at = 0; ok && at < kScratchBytes; at += arena.size()) {
+    ok = ::pwrite(fd, arena.data(), arena.size(), static_cast<off_t>(at)) ==
+         static_cast<ssize_t>(arena.size());
+  }
+  ok = ok && ::fdatasync(fd) == 0;
+  if (!ok) {
+    ::close(fd);
+    disk.how = "assumed 1 GB/s: no 64 MiB of scratch space in " + folder;
+    return disk;
+  }
+  disk.write_bytes_per_s = kScratchBytes / (steady_clock().seconds() - begin);
+  const std::span<std::byte> whole = arena.span(0, arena.size());
+  auto io = swap::open_io("auto", {.descriptors = {fd}, .direct = direct},
+                          {.operations_max = kReadDepth, .buffers = {&whole, 1}});
+  std::vector<swap::IoCompletion> done;
+  const auto pass = [&](uint32_t depth, Bytes bytes, Bytes until) {
+    Bytes next = 0;
+    for (Bytes completed = 0; completed < until;) {
+      while (next < until && io->in_flight() < depth) {
+        const swap::IoOp op{.file = 0, .offset = next,
+                            .data = arena.data() + next / bytes % kReadDepth * kReadBytes,
+                            .bytes = static_cast<uint32_t>(bytes), .user = next};
+        if (io->submit({&op, 1}) == 0) break;
+        next += bytes;
+      }
+      done.clear();
+      io->poll(1, 1'000'000'000, done);
+      completed += done.size() * bytes;
+    }
+  };
+  disk.read_bytes_per_s =
+      kScratchBytes / best_of(4, [&] { pass(kReadDepth, kReadBytes, kScratchBytes); });
+  disk.latency_s = best_of(3, [&] { pass(1, kBlock, 64 * kBlock); }) / 64;
+  disk.how = fmt::format("1 MiB direct reads, depth {}, through {}", kReadDepth, io->caps().name);
+  io.reset();
+  ::close(fd);
+  return disk;
+}
+
+std::string host_id(unsigned threads, const char* isa) {
+  struct utsname u{};
+  ::uname(&u);
+  return fmt::format("{} {} {} threads {}", u.nodename, u.release, threads, isa);
+}
+
+}  // namespace
+
+scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Kernels& k,
+                             ThreadPool& pool) {
+  const std::string id = host_id(pool.threads(), k.isa);
+  if (!options.again && fs::exists(options.cache_file)) {
+    try {
+      scheduler::Machine cached = read_machine(options.cache_file);
+      if (cached.name == id) return cached;
+    } catch (const Error&) {
+      // An unreadable cache is measured anew.
+    }
+  }
+  scheduler::Machine m;
+  m.name = id;
+  m.threads = pool.threads();
+  const Products f32 = measure_products(k, pool, DType::kF32);
+  const Products bf16 = measure_products(k, pool, DType::kBF16);
+  m.matmul_flops_f32 = f32.flops;
+  m.matmul_flops_bf16 = bf16.flops;
+  m.memory_read_bytes_per_s = std::max(f32.read_bytes_per_s, bf16.read_bytes_per_s);
+  const Disk disk = measure_disk(options.scratch_folder);
+  m.rates = {{{Tier::kDisk, Tier::kHost}, disk.read_bytes_per_s, disk.latency_s},
+             {{Tier::kHost, Tier::kDisk}, disk.write_bytes_per_s, disk.latency_s},
+             {{Tier::kHost, Tier::kDevice}, m.memory_read_bytes_per_s / 2, 1e-6},
+             {{Tier::kDevice, Tier::kHost}, m.memory_read_bytes_per_s / 2, 1e-6}};
+  m.measured_date = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)));
+  m.measured_how = fmt::format("disk: {}; products: own kernels ({})", disk.how, k.isa);
+  fs::create_directories(fs::path(options.cache_file).parent_path());
+  const std::string temporary = options.cache_file + fmt::format(".{}", ::getpid());
+  std::ofstream(temporary) << to_pretty(machine_to_json(m, 0, 0));
+  std::error_code ignored;
+  fs::rename(temporary, options.cache_file, ignored);
+  return m;
+}
+
+}  // namespace headrace::engine

@@ -1,0 +1,479 @@
+#include "engine/executor.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/error.h"
+#include "scheduler/fill.h"
+
+namespace headrace::engine {
+
+namespace {
+
+using scheduler::Hole;
+using scheduler::Lane;
+using scheduler::Pick;
+using scheduler::Pool;
+using scheduler::Ring;
+using scheduler::Round;
+using scheduler::Slot;
+using scheduler::Space;
+using scheduler::Task;
+using scheduler::TaskKind;
+using scheduler::TaskRef;
+
+constexpr int64_t kEnterRound = -1;
+constexpr size_t kInFlightMax = 1024;  // transfers started and not waited for, of the enter round
+
+bool is_transfer(const Task& task) {
+  return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
+}
+
+// How far one task has come. A transfer of round r is started in round r and consumed in round r or
+// r + 1, before it is started again: one state per task is enough.
+struct TaskState {
+  int64_t done = kEnterRound;  // last round in which it finished
+  int64_t started = kEnterRound;
+  bool pending = false;
+  swap::Ticket ticket = 0;
+};
+
+struct LaneQueue {
+  Lane lane = Lane::kCompute;
+  std::vector<uint32_t> tasks;  // indices into the round, in lane order
+  size_t next = 0;
+};
+
+}  // namespace
+
+struct Executor::Impl {
+  explicit Impl(Parts parts);
+
+  // --- what the plan says, indexed once
+  std::byte* address(const Slot& slot, int64_t round) const;
+  std::byte* resident(ObjectId object, uint32_t chunk) const;
+  Bytes chunk_offset(ObjectId object, uint32_t chunk) const { return offsets[object][chunk]; }
+
+  // --- the loop
+  void enter(const std::function<void(Bytes, Bytes)>& progress);
+  void run(models::Activations& a, const models::Pass& pass);
+  bool start_ready(const Round& r, std::vector<LaneQueue>& queues, std::vector<TaskState>& state,
+                   int64_t now);
+  bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& state, int64_t now);
+  bool finished(TaskState& s);
+  void start(const Task& task, TaskState& s, int64_t now);
+  void stall(uint64_t seen, const Task& blocked);
+
+  // --- compute
+  void compute(const Task& task, models::Activations& a, const models::Pass& pass);
+  void forward(const Task& task, models::Activations& a, const models::Pass& pass);
+  void embed(const Task& task, models::Activations& a, const models::Pass& pass);
+  void experts(const Task& task, models::Activations& a, const models::Pass& pass);
+  template <typename Body>
+  void fill_hole(const Task& task, const Body& body);
+  void fetch(const Hole& hole, const Pick& pick, ObjectId object, Range chunks);
+  void fetch_staged(const Pool& pool, const swap::Transfer& transfer);
+  void await(swap::Ticket ticket);
+  void trace_task(const char* name, uint64_t begin_ns);
+
+  Parts p;
+  ExecutorCounters counters;
+  std::vector<std::vector<Bytes>> offsets;           // [object][chunk]: inside a pool slot
+  std::vector<std::vector<uint32_t>> resident_index; // [object][chunk]: into plan.residents, or kNone
+  std::vector<LaneQueue> transfers;                  // of the steady round
+  std::vector<uint32_t> compute_tasks;
+  std::vector<TaskState> state, enter_state;
+  std::vector<scheduler::PoolState> pools;
+  scheduler::Filled filled;
+  std::vector<uint32_t> choices;
+  std::vector<swap::Ticket> hole_tickets;            // of the wave under way, in pick order
+  std::vector<const std::byte*> addresses;
+  std::vector<const char*> names;                    // of segments, for the trace
+  int64_t round = 0;                                 // of the next or running pass
+};
+
+Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
+  const scheduler::Plan& plan = p.plan;
+  size_t chunks_max = 64, candidates_max = 64;
+  for (const ObjectSpec& object : p.workload.objects) {
+    std::vector<Bytes>& at = offsets.emplace_back();
+    Bytes sum = 0;
+    for (Bytes b : object.chunks) at.push_back(sum), sum += b;
+    resident_index.emplace_back(object.chunks.size(), kNone);
+    chunks_max = std::max(chunks_max, object.chunks.size());
+  }
+  for (uint32_t i = 0; i < plan.residents.size(); ++i) {
+    const scheduler::Resident& r = plan.residents[i];
+    uint32_t& index = resident_index[r.object][r.chunk];
+    // With a device tier a chunk's home is where the compute reads it, if it has a place there.
+    if (index == kNone || r.tier == Tier::kDevice) index = i;
+  }
+  for (const Pool& pool : plan.pools) pools.push_back(scheduler::initial_state(pool));
+  for (const Hole& hole : plan.holes) {
+    const SegmentSpec& segment = p.workload.segments[hole.segment];
+    const size_t n = segment.kind == SegmentKind::kEmbed
+                         ? p.workload.objects[segment.candidates[0]].chunks.size()
+                         : segment.candidates.size();
+    candidates_max = std::max(candidates_max, n);
+  }
+  choices.reserve(std::max<size_t>(candidates_max, plan.rows_max * 16));
+  filled.picks.reserve(candidates_max);
+  filled.wave_end.reserve(candidates_max);
+  hole_tickets.reserve(std::max(candidates_max, chunks_max));
+  addresses.reserve(chunks_max);
+
+  transfers = {{Lane::kDiskRead, {}, 0}, {Lane::kHostToDevice, {}, 0}};
+  for (uint32_t t = 0; t < plan.steady.tasks.size(); ++t) {
+    const Task& task = plan.steady.tasks[t];
+    if (!is_transfer(task)) {
+      compute_tasks.push_back(t);
+      continue;
+    }
+    transfers[task.lane == Lane::kDiskRead ? 0 : 1].tasks.push_back(t);
+  }
+  state.resize(plan.steady.tasks.size());
+  enter_state.resize(plan.enter.tasks.size());
+  for (TaskState& s : enter_state) s.done = s.started = kEnterRound - 1;
+  for (const SegmentSpec& segment : p.workload.segments) {
+    names.push_back(p.trace ? p.trace->intern(segment.name) : segment.name.c_str());
+  }
+}
+
+std::byte* Executor::Impl::address(const Slot& slot, int64_t at) const {
+  const auto arena = [&](Tier tier) {
+    return tier == Tier::kDevice ? p.device.data() : p.host.data();
+  };
+  switch (slot.space) {
+    case Space::kResident: {
+      const scheduler::Resident& r = p.plan.residents[slot.index];
+      return arena(r.tier) + r.offset;
+    }
+    case Space::kRing: {
+      const Ring& ring = p.plan.rings[slot.area];
+      return arena(ring.tier) + ring.offset + scheduler::ring_slot(ring, slot, at) * ring.slot_bytes;
+    }
+    case Space::kPool: {
+      const Pool& pool = p.plan.pools[slot.area];
+      return arena(pool.tier) + pool.offset + slot.index * pool.slot_bytes;
+    }
+    case Space::kNone:
+    case Space::kStore: break;
+  }
+  HEADRACE_ASSERT(false, "a slot without an address");
+  return nullptr;
+}
+
+std::byte* Executor::Impl::resident(ObjectId object, uint32_t chunk) const {
+  const uint32_t index = resident_index[object][chunk];
+  HEADRACE_ASSERT(index != kNone, p.workload.objects[object].name);
+  return address({Space::kResident, 0, index}, 0);
+}
+
+// ------------------------------------------------------------------------------------------------ the loop
+
+bool Executor::Impl::finished(TaskState& s) {
+  if (!s.pending) return true;
+  if (!p.pager.done(s.ticket)) return false;
+  s.pending = false;
+  p.pager.wait(s.ticket);  // throws what went wrong
+  s.done = s.started;
+  return true;
+}
+
+bool Executor::Impl::edges_done(const Round& r, const Task& task, std::vector<TaskState>& states,
+                                int64_t now) {
+  for (uint32_t i = task.after.begin; i < task.after.end; ++i) {
+    const TaskRef& ref = r.after[i];
+    TaskState& s = states[ref.task];
+    if (s.done >= now + ref.round) continue;
+    if (!s.pending || s.started < now + ref.round || !finished(s)) return false;
+  }
+  return true;
+}
+
+void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
+  swap::Transfer t{.object = task.object,
+                   .chunk = task.chunk,
+                   .kind = p.workload.objects[task.object].kind,
+                   .edge = task.edge,
+                   .counted = task.counted};
+  t.target = address(task.to, now);
+  if (task.kind == TaskKind::kCopy) t.source = address(task.from, now);
+  s.ticket = p.pager.start(t);
+  s.pending = true;
+  s.started = now;
+  ++counters.transfers;
+}
+
+// Starts every transfer that heads its lane and whose edges are done.
+bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
+                                 std::vector<TaskState>& states, int64_t now) {
+  bool any = false;
+  for (LaneQueue& q : queues) {
+    while (q.next < q.tasks.size()) {
+      const uint32_t t = q.tasks[q.next];
+      const Task& task = r.tasks[t];
+      if (!finished(states[t]) || !edges_done(r, task, states, now)) break;
+      start(task, states[t], now);
+      ++q.next;
+      any = true;
+    }
+  }
+  return any;
+}
+
+void Executor::Impl::enter(const std::function<void(Bytes, Bytes)>& progress) {
+  const Round& r = p.plan.enter;
+  std::vector<LaneQueue> queues = {{Lane::kDiskRead, {}, 0}, {Lane::kHostToDevice, {}, 0}};
+  Bytes total = 0, done = 0;
+  for (uint32_t t = 0; t < r.tasks.size(); ++t) {
+    queues[r.tasks[t].lane == Lane::kDiskRead ? 0 : 1].tasks.push_back(t);
+    total += r.tasks[t].bytes;
+  }
+  size_t oldest = 0;  // tasks before it are finished, in list order
+  while (oldest < r.tasks.size()) {
+    const uint64_t seen = p.pager.finished();
+    const size_t started = queues[0].next + queues[1].next;
+    bool moved = started - std::min(started, oldest) < kInFlightMax &&
+                 start_ready(r, queues, enter_state, kEnterRound);
+    while (oldest < r.tasks.size() && enter_state[oldest].started == kEnterRound &&
+           finished(enter_state[oldest])) {
+      done += r.tasks[oldest++].bytes;
+      moved = true;
+    }
+    if (progress) progress(done, total);
+    if (!moved) p.pager.wait_change(seen);
+  }
+}
+
+void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
+  const Round& r = p.plan.steady;
+  for (LaneQueue& q : transfers) q.next = 0;
+  p.decoder.begin(p.context, a, pass);
+  size_t next = 0;
+  while (true) {
+    const uint64_t seen = p.pager.finished();
+    bool moved = start_ready(r, transfers, state, round);
+    if (next < compute_tasks.size()) {
+      const uint32_t t = compute_tasks[next];
+      const Task& task = r.tasks[t];
+      if (edges_done(r, task, state, round)) {
+        compute(task, a, pass);
+        state[t].done = round;
+        ++next;
+        moved = true;
+      }
+      if (!moved) stall(seen, task);
+    } else if (transfers[0].next == transfers[0].tasks.size() &&
+               transfers[1].next == transfers[1].tasks.size()) {
+      break;
+    } else if (!moved) {
+      p.pager.wait_change(seen);
+    }
+  }
+  ++round;
+  ++counters.passes;
+}
+
+void Executor::Impl::stall(uint64_t seen, const Task& blocked) {
+  bool copy = false;
+  for (uint32_t i = blocked.after.begin; i < blocked.after.end; ++i) {
+    const uint32_t t = p.plan.steady.after[i].task;
+    copy |= p.plan.steady.tasks[t].kind == TaskKind::kCopy && !transfers[1].tasks.empty() &&
+            state[t].pending;
+  }
+  const uint64_t begin = steady_clock().now_ns();
+  p.pager.wait_change(seen);
+  const uint64_t end = steady_clock().now_ns();
+  (copy ? counters.stall_copy_s : counters.stall_disk_s) += static_cast<double>(end - begin) * 1e-9;
+  if (p.trace) {
+    p.trace->record({.name = copy ? "stall: copy" : "stall: disk_read",
+                     .lane = 0,
+                     .begin_ns = begin,
+                     .end_ns = end});
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- compute
+
+void Executor::Impl::trace_task(const char* name, uint64_t begin_ns) {
+  if (p.trace) {
+    p.trace->record({.name = name, .lane = 0, .begin_ns = begin_ns, .end_ns = p.trace->now_ns()});
+  }
+}
+
+void Executor::Impl::compute(const Task& task, models::Activations& a, const models::Pass& pass) {
+  switch (task.kind) {
+    case TaskKind::kForward: return forward(task, a, pass);
+    case TaskKind::kEmbed: return embed(task, a, pass);
+    case TaskKind::kExperts: return experts(task, a, pass);
+    case TaskKind::kRoute: {
+      const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
+      const auto picked = p.decoder.route(p.context, a, pass, task.segment);
+      if (p.routes) p.routes(p.workload.segments[task.segment].layer, picked);
+      choices.assign(picked.begin(), picked.end());
+      return trace_task(names[task.segment], begin);
+    }
+    case TaskKind::kFetch:
+    case TaskKind::kCopy: break;
+  }
+  HEADRACE_ASSERT(false, "a transfer on the compute lane");
+}
+
+void Executor::Impl::forward(const Task& task, models::Activations& a, const models::Pass& pass) {
+  const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
+  const scheduler::Use* uses = p.plan.steady.uses.data() + task.uses.begin;
+  addresses.clear();
+  for (uint32_t i = 0; i < task.uses.size(); ++i) {
+    addresses.push_back(address(uses[i].slot, round));
+  }
+  p.decoder.forward(p.context, a, pass, task.segment, uses[0].object, uses[0].chunk, addresses);
+  trace_task(names[task.segment], begin);
+}
+
+void Executor::Impl::await(swap::Ticket ticket) {
+  if (!p.pager.done(ticket)) {
+    const uint64_t begin = steady_clock().now_ns();
+    p.pager.wait(ticket);
+    const uint64_t end = steady_clock().now_ns();
+    counters.stall_disk_s += static_cast<double>(end - begin) * 1e-9;
+    if (p.trace) {
+      p.trace->record(
+          {.name = "stall: disk_read", .lane = 0, .begin_ns = begin, .end_ns = end});
+    }
+    return;
+  }
+  p.pager.wait(ticket);
+}
+
+// A pool on the device is filled through a staging slot on the host: read, then copy, one at a time.
+void Executor::Impl::fetch_staged(const Pool& pool, const swap::Transfer& transfer) {
+  const Ring& ring = p.plan.rings[pool.staging];
+  swap::Transfer read = transfer, copy = transfer;
+  read.counted = false;
+  read.target = p.host.data() + ring.offset;
+  await(p.pager.start(read));
+  copy.source = read.target;
+  hole_tickets.push_back(p.pager.start(copy));
+  counters.transfers += 2;
+}
+
+void Executor::Impl::fetch(const Hole& hole, const Pick& pick, ObjectId object, Range chunks) {
+  const Pool& pool = p.plan.pools[hole.pool];
+  const Bytes first = chunk_offset(object, chunks.begin);
+  for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
+    swap::Transfer t{.object = object,
+                     .chunk = c,
+                     .kind = p.workload.objects[object].kind,
+                     .edge = {Tier::kDisk, pool.tier},
+                     .priority = swap::Priority::kDemand};
+    t.target = address(pick.slot, round) + (chunk_offset(object, c) - first);
+    if (pool.staging != kNone) {
+      fetch_staged(pool, t);
+      await(hole_tickets.back());  // the one staging slot is free again
+      hole_tickets.pop_back();
+    } else {
+      hole_tickets.push_back(p.pager.start(t));
+      ++counters.transfers;
+    }
+  }
+}
+
+// Brings in what `choices` asks for, wave by wave; body(candidate, pick) runs once it is there.
+template <typename Body>
+void Executor::Impl::fill_hole(const Task& task, const Body& body) {
+  const Hole& hole = p.plan.holes[task.hole];
+  const SegmentSpec& segment = p.workload.segments[task.segment];
+  const bool rows = segment.kind == SegmentKind::kEmbed;
+  std::sort(choices.begin(), choices.end());
+  choices.erase(std::unique(choices.begin(), choices.end()), choices.end());
+  if (p.decisions) p.decisions(task.hole, choices);
+  scheduler::PoolState none;  // every candidate is resident
+  scheduler::fill(p.plan, p.workload, hole, choices, hole.pool == kNone ? none : pools[hole.pool],
+                  filled);
+  uint32_t begin = 0;
+  for (uint32_t end : filled.wave_end) {
+    hole_tickets.clear();
+    const auto chunks_of = [&](const Pick& pick) {
+      const ObjectId object = segment.candidates[rows ? 0 : pick.candidate];
+      return rows ? Range{pick.candidate, pick.candidate + 1}
+                  : Range{0, static_cast<uint32_t>(p.workload.objects[object].chunks.size())};
+    };
+    for (uint32_t i = begin; i < end; ++i) {
+      const Pick& pick = filled.picks[i];
+      if (!pick.fetch) continue;
+      fetch(hole, pick, segment.candidates[rows ? 0 : pick.candidate], chunks_of(pick));
+    }
+    size_t ticket = 0;
+    const bool staged = hole.pool != kNone && p.plan.pools[hole.pool].staging != kNone;
+    for (uint32_t i = begin; i < end; ++i) {
+      const Pick& pick = filled.picks[i];
+      const Range chunks = chunks_of(pick);
+      for (uint32_t c = 0; pick.fetch && !staged && c < chunks.size(); ++c) {
+        await(hole_tickets[ticket++]);
+      }
+      const uint64_t at = p.trace ? p.trace->now_ns() : 0;
+      body(pick, chunks);
+      trace_task(names[task.segment], at);
+      start_ready(p.plan.steady, transfers, state, round);
+    }
+    begin = end;
+  }
+}
+
+void Executor::Impl::embed(const Task& task, models::Activations& a, const models::Pass& pass) {
+  const ObjectId object = p.workload.segments[task.segment].candidates[0];
+  choices.clear();
+  for (int32_t token : pass.tokens) choices.push_back(p.decoder.embedding_chunk(token));
+  fill_hole(task, [&](const Pick& pick, const Range&) {
+    const std::byte* data = pick.slot.space == Space::kPool ? address(pick.slot, round)
+                                                            : resident(object, pick.candidate);
+    p.decoder.embed(p.context, a, pass, pick.candidate, data);
+  });
+}
+
+void Executor::Impl::experts(const Task& task, models::Activations& a, const models::Pass& pass) {
+  const SegmentSpec& segment = p.workload.segments[task.segment];
+  fill_hole(task, [&](const Pick& pick, const Range& chunks) {
+    const ObjectId object = segment.candidates[pick.candidate];
+    addresses.clear();
+    for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
+      addresses.push_back(pick.slot.space == Space::kPool
+                              ? address(pick.slot, round) + chunk_offset(object, c)
+                              : resident(object, c));
+    }
+    p.decoder.expert(p.context, a, pass, task.segment, pick.candidate, addresses);
+  });
+  p.decoder.combine(p.context, a, pass, task.segment);
+}
+
+// ---------------------------------------------------------------------------------------------------- face
+
+Executor::Executor(Parts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
+Executor::~Executor() = default;
+
+void Executor::enter(const std::function<void(Bytes, Bytes)>& progress) {
+  impl_->enter(progress);
+  for (ObjectId id = 0; id < impl_->p.workload.objects.size(); ++id) {
+    if (impl_->p.workload.objects[id].always_resident) {
+      impl_->p.decoder.bind_resident(id, impl_->resident(id, 0));
+    }
+  }
+}
+
+void Executor::run(models::Activations& activations, const models::Pass& pass) {
+  impl_->run(activations, pass);
+}
+
+void Executor::drain() {
+  for (TaskState& s : impl_->state) {
+    while (!impl_->finished(s)) {
+      const uint64_t seen = impl_->p.pager.finished();
+      if (!impl_->p.pager.done(s.ticket)) impl_->p.pager.wait_change(seen);
+    }
+  }
+}
+
+const ExecutorCounters& Executor::counters() const { return impl_->counters; }
+
+}  // namespace headrace::engine

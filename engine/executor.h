@@ -1,0 +1,60 @@
+// Runs a Plan: the only loop that waits. It decides nothing: transfers start when they head their lane and
+// their edges are done, computations likewise, and what data decide goes through scheduler/fill.h.
+// After construction a pass makes no allocation. One thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "core/trace.h"
+#include "models/model.h"
+#include "scheduler/plan.h"
+#include "scheduler/workload.h"
+#include "swap/pager.h"
+
+namespace headrace::engine {
+
+struct ExecutorCounters {
+  uint64_t passes = 0;
+  uint64_t transfers = 0;                      // started: calls of the pager
+  double stall_disk_s = 0, stall_copy_s = 0;   // what the compute lane waited for, in passes
+};
+
+// What a pass decided at a hole: distinct candidates in ascending order.
+using DecisionObserver = std::function<void(uint32_t hole, std::span<const uint32_t> choices)>;
+// The experts of every row, in rank order, [rows, experts_per_token], of one routed layer.
+using RouteObserver = std::function<void(uint32_t layer, std::span<const uint32_t> experts)>;
+
+class Executor {
+ public:
+  struct Parts {
+    const scheduler::Plan& plan;
+    const scheduler::Workload& workload;
+    models::Decoder& decoder;
+    swap::Pager& pager;
+    std::span<std::byte> device, host;  // arenas of plan.arena_bytes; device may be empty
+    models::Context context;
+    Trace* trace = nullptr;             // lane 0: compute
+    DecisionObserver decisions;         // may be empty
+    RouteObserver routes;               // may be empty
+  };
+
+  explicit Executor(Parts parts);
+  ~Executor();
+
+  // The enter round: loads what stays and starts the streams. `progress(bytes done, bytes in all)`.
+  void enter(const std::function<void(Bytes, Bytes)>& progress = {});
+  // One steady round: one pass through the model.
+  void run(models::Activations& activations, const models::Pass& pass);
+  // Waits for what is still in flight, so that counters can be read. Passes may go on afterwards.
+  void drain();
+
+  const ExecutorCounters& counters() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace headrace::engine

@@ -1,0 +1,214 @@
+#include "engine/prepare.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include "core/arena.h"
+#include "core/error.h"
+#include "core/json.h"
+
+namespace headrace::engine {
+
+namespace {
+
+using models::ChunkLayout;
+using models::Form;
+using models::ObjectLayout;
+using models::Part;
+using models::Piece;
+
+// Reads byte ranges of the shards past the page cache: aligned over-reads into one buffer.
+class SourceReader {
+ public:
+  SourceReader(const SafetensorsFolder& files, std::span<std::byte> buffer)
+      : files_(files), buffer_(buffer), descriptors_(files.files.size(), -1) {}
+  ~SourceReader() {
+    for (int fd : descriptors_) {
+      if (fd >= 0) ::close(fd);
+    }
+  }
+  SourceReader(const SourceReader&) = delete;
+  SourceReader& operator=(const SourceReader&) = delete;
+
+  // The bytes [offset, offset + bytes) of file `file`; valid until the next call.
+  const std::byte* read(uint32_t file, Bytes offset, Bytes bytes) {
+    const Bytes begin = round_down(offset, kBlock);
+    const Bytes end = round_up(offset + bytes, kBlock);
+    HEADRACE_ASSERT(end - begin <= buffer_.size(), fmt::format("{} bytes", end - begin));
+    const int fd = descriptor(file);
+    const Bytes last = std::min(end, files_.files[file].size);  // the file may end inside a block
+    Bytes done = 0;
+    while (begin + done < last) {
+      const ssize_t n = ::pread(fd, buffer_.data() + done, end - begin - done, begin + done);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) fail(file, n < 0 ? std::strerror(errno) : "the file was truncated");
+      done += static_cast<Bytes>(n);
+    }
+    bytes_read_ += done;
+    return buffer_.data() + (offset - begin);
+  }
+
+  Bytes bytes_read() const { return bytes_read_; }
+
+ private:
+  int descriptor(uint32_t file) {
+    int& fd = descriptors_[file];
+    if (fd < 0) {
+      const std::string& path = files_.files[file].path;
+      fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+      if (fd < 0) fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);  // tmpfs refuses O_DIRECT
+      if (fd < 0) fail(file, std::strerror(errno));
+    }
+    return fd;
+  }
+
+  [[noreturn]] void fail(uint32_t file, const char* why) const {
+    const std::string& path = files_.files[file].path;
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: reading weights failed: {}; check the file and try again", path, why))
+        .at_path(path);
+  }
+
+  const SafetensorsFolder& files_;
+  std::span<std::byte> buffer_;
+  std::vector<int> descriptors_;
+  Bytes bytes_read_ = 0;
+};
+
+// Rows [piece.row_begin, piece.row_end) of the part, in the form that the store keeps.
+void convert(const kernels::Kernels& k, const Part& part, const Piece& piece, DType source,
+             const std::byte* rows, std::byte* out) {
+  const uint64_t count = piece.row_end - piece.row_begin;
+  switch (part.form) {
+    case Form::kPanels:
+      k.pack_panels({.rows = rows,
+                     .type = part.dtype,
+                     .k = part.k,
+                     .count = static_cast<uint32_t>(count),
+                     .panels = out});
+      return;
+    case Form::kRows:
+      std::memcpy(out, rows, count * part.k * size_of(part.dtype));
+      return;
+    case Form::kVector:
+      k.widen({.in = rows, .type = source, .count = part.k, .out = reinterpret_cast<float*>(out)});
+      return;
+  }
+}
+
+Bytes piece_source_bytes(const Part& part, const Piece& piece) {
+  const uint64_t rows = part.form == Form::kVector ? 1 : piece.row_end - piece.row_begin;
+  return rows * part.k * 4;  // at most: the widest stored precision
+}
+
+struct Buffers {
+  Bytes source = 0, chunk = 0;
+};
+
+Buffers buffers_for(const models::WeightLayout& layout) {
+  Buffers b;
+  for (const ObjectLayout& object : layout.objects) {
+    for (const ChunkLayout& chunk : object.chunks) {
+      b.chunk = std::max(b.chunk, chunk.bytes);
+      for (const Piece& piece : chunk.pieces) {
+        b.source = std::max(b.source, piece_source_bytes(object.parts[piece.part], piece));
+      }
+    }
+  }
+  b.source = round_up(b.source + 2 * kBlock, kBlock);
+  return b;
+}
+
+}  // namespace
+
+Bytes prepare_memory(const models::WeightLayout& layout) {
+  const Buffers b = buffers_for(layout);
+  return round_up(2 * b.source, kHugePage) + round_up(b.chunk, kHugePage);
+}
+
+std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files) {
+  json::array shards;
+  for (const SafetensorsFile& file : files.files) {
+    shards.push_back(json::object{{"path", file.path},
+                                  {"bytes", file.size},
+                                  {"header_digest", fmt::format("{:016x}", file.header_digest)}});
+  }
+  return to_text(json::object{{"dtype", name_of(folder.config.dtype)},
+                              {"architecture", folder.config.architecture},
+                              {"shards", shards}});
+}
+
+DType stored_dtype(const swap::Store& store) {
+  const json::value value = parse_json(store.metadata(), store.info().path + " (metadata)");
+  const json::value* text = value.is_object() ? value.as_object().if_contains("dtype") : nullptr;
+  const auto dtype = text && text->is_string() ? parse_dtype(text->as_string()) : std::nullopt;
+  if (!dtype) {
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: the store's metadata lack a dtype; remove it with `headrace store "
+                            "remove` and run again",
+                            store.info().path))
+        .at_path(store.info().path);
+  }
+  return *dtype;
+}
+
+PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
+                      const models::WeightLayout& layout, const std::string& store_path, Bytes limit,
+                      const kernels::Kernels& k, const Progress& progress) {
+  const std::vector<ObjectSpec> specs = layout.specs();
+  const swap::StoreSpec spec{.fingerprint = fingerprint(folder),
+                             .source = folder.path,
+                             .metadata = store_metadata(folder, files),
+                             .objects = specs};
+  const Bytes needed = swap::store_bytes(spec);
+  if (limit != 0 && needed > limit) {
+    throw Error(ErrorCode::kInfeasible,
+                fmt::format("--disk-memory: the prepared store takes {} ({} bytes), more than {}; "
+                            "give at least that much",
+                            format_bytes(needed), needed, format_bytes(limit)))
+        .at_field("--disk-memory")
+        .requiring(needed);
+  }
+  std::filesystem::create_directories(std::filesystem::path(store_path).parent_path());
+  auto writer = swap::StoreWriter::create(store_path, spec);
+  const Buffers sizes = buffers_for(layout);
+  const Arena source(2 * sizes.source);  // the second half: rows that are not aligned to their type
+  const Arena room(sizes.chunk);
+  SourceReader reader(files, source.span(0, sizes.source));
+  PrepareReport report;
+  const Bytes total = layout.bytes();
+  for (ObjectId id = 0; id < layout.objects.size(); ++id) {
+    const ObjectLayout& object = layout.objects[id];
+    for (uint32_t c = 0; c < object.chunks.size(); ++c) {
+      const ChunkLayout& chunk = object.chunks[c];
+      std::memset(room.data(), 0, chunk.bytes);
+      for (const Piece& piece : chunk.pieces) {
+        const Part& part = object.parts[piece.part];
+        const TensorInfo& tensor = *files.find(part.tensor);
+        const Bytes element = size_of(tensor.dtype);
+        const Bytes row = part.k * element;
+        const Bytes bytes = part.form == Form::kVector ? row : (piece.row_end - piece.row_begin) * row;
+        const std::byte* rows = reader.read(tensor.file, tensor.offset + piece.row_begin * row, bytes);
+        if (reinterpret_cast<uintptr_t>(rows) % element != 0) {
+          std::memcpy(source.data() + sizes.source, rows, bytes);
+          rows = source.data() + sizes.source;
+        }
+        convert(k, part, piece, tensor.dtype, rows, room.data() + piece.offset);
+      }
+      writer->write(id, c, room.span(0, chunk.bytes));
+      report.bytes_written += chunk.bytes;
+      if (progress) progress(report.bytes_written, total);
+    }
+    report.tensors += object.parts.size();
+  }
+  writer->commit();
+  report.bytes_read = reader.bytes_read();
+  return report;
+}
+
+}  // namespace headrace::engine

@@ -1,0 +1,329 @@
+#include "engine/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/clock.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "engine/calibrate.h"
+#include "engine/limits.h"
+#include "scheduler/fill.h"
+#include "scheduler/search.h"
+#include "scheduler/verify.h"
+
+namespace headrace::engine {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr uint32_t kRowsWanted = 512;      // more rows a pass gain nothing: products are compute-bound
+constexpr size_t kTraceEvents = 1 << 20;   // 64 MiB of events, only when a trace is asked for
+
+double since(double begin) { return steady_clock().seconds() - begin; }
+
+std::string cache_root(const SessionOptions& options) {
+  return options.cache.empty() ? default_cache_root() : options.cache;
+}
+
+std::string store_path(const SessionOptions& options, const ModelFolder& folder) {
+  const std::string root =
+      options.store.empty() ? cache_root(options) + "/stores" : options.store;
+  return root + "/" + store_key(folder);
+}
+
+scheduler::Machine machine_for(const SessionOptions& options, const kernels::Kernels& k,
+                               ThreadPool& pool) {
+  const std::string root = cache_root(options);
+  scheduler::Machine machine =
+      options.machine_file.empty()
+          ? calibrate({.cache_file = root + "/machine.json",
+                       .scratch_folder = options.store.empty() ? root + "/stores" : options.store},
+                      k, pool)
+          : read_machine(options.machine_file);
+  if (options.disk_rate != 0) {
+    for (scheduler::Rate& rate : machine.rates) {
+      const bool disk = rate.edge.from == Tier::kDisk || rate.edge.to == Tier::kDisk;
+      if (disk) rate.bytes_per_s = std::min(rate.bytes_per_s, static_cast<double>(options.disk_rate));
+    }
+  }
+  return machine;
+}
+
+}  // namespace
+
+scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
+                                  const models::WeightLayout& layout, const models::Decoder& decoder,
+                                  Bytes tokenizer_bytes, const Demand& demand, uint32_t concurrent,
+                                  const char* isa) {
+  scheduler::Workload w;
+  w.model = name;
+  w.objects = layout.specs();
+  w.segments = decoder.segments();
+  uint64_t prompt = 0, longest = 1;
+  std::vector<uint32_t> blocks;
+  for (size_t i = 0; i < demand.prompt_tokens.size(); ++i) {
+    const uint64_t tokens = uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i];
+    prompt += demand.prompt_tokens[i];
+    longest = std::max(longest, tokens);
+    blocks.push_back(kv_blocks_for(tokens));
+  }
+  std::sort(blocks.rbegin(), blocks.rend());
+  uint32_t kv_blocks = 0;
+  for (size_t i = 0; i < std::min<size_t>(concurrent, blocks.size()); ++i) kv_blocks += blocks[i];
+  size_t chunks = 0;
+  for (const ObjectSpec& object : w.objects) chunks += object.chunks.size();
+  const uint32_t generated =
+      demand.max_tokens.empty() ? 1 : *std::max_element(demand.max_tokens.begin(), demand.max_tokens.end());
+  const Bytes one = decoder.activation_bytes(1, 1);
+  w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size),
+             .kv_block = decoder.kv_block_bytes(),
+             .kv_blocks = std::max(kv_blocks, 1u),
+             .activation_per_row = decoder.activation_bytes(2, 1) - one,
+             .activation_per_output = decoder.activation_bytes(1, 2) - one,
+             .io = kIoBytes};
+  w.needs.activation_fixed = one - w.needs.activation_per_row - w.needs.activation_per_output;
+  w.bf16_products = config.dtype == DType::kBF16;
+  w.sequences = std::max(concurrent, 1u);
+  w.prompt_tokens = static_cast<uint32_t>(std::clamp<uint64_t>(prompt, 1, 1u << 30));
+  w.generated_tokens = std::max(generated, 1u);
+  w.context = static_cast<uint32_t>(std::min<uint64_t>(longest, 1u << 30));
+  w.rows_wanted = std::max<uint32_t>(w.sequences, std::min(kRowsWanted, w.prompt_tokens));
+  w.outputs_max = demand.all_logits ? w.rows_wanted : w.sequences;
+  w.numerics = fmt::format("weights {} activations float32 kv {} isa {} kv_block {}",
+                           name_of(config.dtype), name_of(decoder.kv_type()), isa,
+                           kernels::kKvBlockTokens);
+  return w;
+}
+
+Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
+  // Per chunk: its layout, spec, extent, tasks with uses and edges in the plan, executor and verifier
+  // state. Per word: the sampler's order and weight.
+  return round_up(kBaseBytes + tokenizer_bytes + chunks * kBytesPerChunk + vocabulary * 16, kBlock);
+}
+
+std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
+                                   Bytes tokenizer_bytes, const SessionOptions& options,
+                                   const Demand& demand, const kernels::Kernels& k, ThreadPool& pool) {
+  auto planned = std::make_unique<Planned>();
+  planned->layout = models::layout_of(config);
+  planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
+  planned->machine = machine_for(options, k, pool);
+  planned->budgets = {
+      .memory = options.memory ? *options.memory : round_down(available_memory() / 5 * 4, kBlock),
+      .device_memory = options.device_memory,
+      .kv_memory = options.kv_memory};
+  const double begin = steady_clock().seconds();
+  // All requests at once if their KV fits; otherwise fewer at a time, down to one.
+  for (uint32_t concurrent = std::max<uint32_t>(1, static_cast<uint32_t>(demand.prompt_tokens.size()));;
+       concurrent /= 2) {
+    planned->workload = make_workload(config, name, planned->layout, *planned->decoder, tokenizer_bytes,
+                                      demand, concurrent, k.isa);
+    try {
+      if (options.plan_file.empty()) {
+        planned->plan = scheduler::search(planned->workload, planned->machine, planned->budgets,
+                                          options.choices);
+      } else {
+        planned->plan = scheduler::parse_plan(read_file(options.plan_file, 256 * kMiB), options.plan_file);
+        check_plan(*planned, options);
+      }
+      break;
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInfeasible || concurrent <= 1) throw;
+    }
+  }
+  planned->planning_ms = since(begin) * 1e3;
+  return planned;
+}
+
+void check_plan(const Planned& planned, const SessionOptions& options) {
+  const scheduler::Plan& plan = planned.plan;
+  const scheduler::Workload& w = planned.workload;
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kFormat, fmt::format("{}: {}; make a new one with `headrace plan -o`",
+                                                options.plan_file, why))
+        .at_path(options.plan_file)
+        .at_field("--plan");
+  };
+  if (plan.workload_hash != scheduler::workload_hash(w)) refuse("the plan was made for another model");
+  if (options.memory && plan.budget > *options.memory) {
+    refuse(fmt::format("the plan needs {}, more than --memory", format_bytes(plan.budget)));
+  }
+  if (plan.kv_blocks < w.needs.kv_blocks) refuse("the plan has too little KV for these requests");
+  if (plan.memory.base < w.needs.base) refuse("the plan leaves too little for the program itself");
+  scheduler::verify(plan, w);
+}
+
+// --------------------------------------------------------------------------------------------------------
+
+Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options, const Demand& demand)
+    : options_(std::move(options)),
+      folder_(std::move(folder)),
+      k_(kernels::kernels_for(options_.isa)),
+      pool_(options_.threads != 0 ? options_.threads : available_threads()) {
+  const std::string path = store_path(options_, folder_);
+  std::optional<SafetensorsFolder> files;
+  if (!open_store(path)) files = open_weights(folder_);
+  planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_);
+  if (files) {
+    const double begin = steady_clock().seconds();
+    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory.value_or(0), k_,
+                        [&](Bytes done, Bytes total) {
+                          if (options_.progress) options_.progress("prepare", done, total);
+                        });
+    files.reset();
+    timings_.prepare_s = since(begin);
+    if (!open_store(path)) {
+      throw Error(ErrorCode::kFailed,
+                  fmt::format("{}: the model changed while its store was made; run again", folder_.path))
+          .at_path(folder_.path);
+    }
+  }
+  allocate_and_load(demand);
+}
+
+Session::~Session() {
+  executor_.reset();
+  pager_.reset();  // drains before the arenas go
+}
+
+// True when the folder's store is there and still belongs to it.
+bool Session::open_store(const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return false;
+  try {
+    store_ = swap::Store::open(path);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kFormat) throw;
+    if (options_.note) options_.note(fmt::format("rebuilding the store: {}", e.what()));
+    return false;
+  }
+  if (store_->info().fingerprint != fingerprint(folder_)) {
+    store_.reset();
+    if (options_.note) options_.note("rebuilding the store: the model folder has changed");
+    return false;
+  }
+  folder_.config.dtype = stored_dtype(*store_);
+  return true;
+}
+
+void Session::allocate_and_load(const Demand& demand) {
+  const double begin = steady_clock().seconds();
+  const scheduler::Plan& plan = planned_->plan;
+  const scheduler::Workload& w = planned_->workload;
+  check_store();
+  if (!options_.trace_file.empty()) {
+    trace_ = std::make_unique<Trace>(std::vector<std::string>{"compute", "disk read", "copy"},
+                                     kTraceEvents);
+  }
+  device_ = Arena(plan.arena_bytes[0]);
+  host_ = Arena(plan.arena_bytes[1]);
+  const Bytes activation_bytes = round_up(decoder().activation_bytes(plan.rows_max, plan.outputs_max), 64);
+  work_ = Arena(activation_bytes + plan.kv_blocks * w.needs.kv_block);
+  activations_ = decoder().bind(work_.span(0, activation_bytes), plan.rows_max, plan.outputs_max);
+  uint32_t longest = 1;
+  for (size_t i = 0; i < demand.prompt_tokens.size(); ++i) {
+    longest = std::max(longest, kv_blocks_for(uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i]));
+  }
+  kv_ = std::make_unique<KvCache>(work_.span(activation_bytes, plan.kv_blocks * w.needs.kv_block),
+                                  w.needs.kv_block, plan.kv_blocks, w.sequences, longest);
+  std::vector<std::span<std::byte>> buffers;
+  if (device_.size() != 0) buffers.push_back(device_.span(0, device_.size()));
+  if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
+  pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
+                                      .disk_rate = options_.disk_rate,
+                                      .trace = trace_.get(),
+                                      .buffers = buffers});
+  if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
+  for (const scheduler::Pool& pool : plan.pools) {
+    replay_.push_back(scheduler::initial_state(pool));
+    decided_.push_back({.edge = {Tier::kDisk, pool.tier}, .kind = Kind::kWeights});
+  }
+  executor_ = std::make_unique<Executor>(Executor::Parts{
+      .plan = plan,
+      .workload = w,
+      .decoder = decoder(),
+      .pager = *pager_,
+      .device = device_.span(0, device_.size()),
+      .host = host_.span(0, host_.size()),
+      .context = {k_, pool_},
+      .trace = trace_.get(),
+      .decisions = [this](uint32_t hole, std::span<const uint32_t> choices) { replay(hole, choices); },
+      .routes = [this](uint32_t layer, std::span<const uint32_t> experts) {
+        if (routes_) routes_(layer, experts);
+      }});
+  executor_->enter([&](Bytes done, Bytes total) {
+    if (options_.progress) options_.progress("load", done, total);
+  });
+  timings_.load_s = since(begin);
+}
+
+// The store's extents must be what the plan moves: chunk for chunk.
+void Session::check_store() const {
+  const std::vector<ObjectSpec>& objects = planned_->workload.objects;
+  bool same = store_->objects() == objects.size();
+  for (ObjectId id = 0; same && id < objects.size(); ++id) {
+    const auto extents = store_->extents(id);
+    same = extents.size() == objects[id].chunks.size();
+    for (size_t c = 0; same && c < extents.size(); ++c) {
+      same = extents[c].bytes == objects[id].chunks[c];
+    }
+  }
+  if (same) return;
+  throw Error(ErrorCode::kFormat,
+              fmt::format("{}: the store's extents are not this model's; remove it with `headrace store "
+                          "remove` and run again",
+                          store_->info().path))
+      .at_path(store_->info().path);
+}
+
+void Session::run(const models::Pass& pass) {
+  pass_rows_ = static_cast<uint32_t>(pass.tokens.size());
+  executor_->run(*activations_, pass);
+}
+
+void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
+  const scheduler::Plan& plan = planned_->plan;
+  const scheduler::Hole& hole = plan.holes[hole_index];
+  if (hole.pool == kNone) return;
+  scheduler::fill(plan, planned_->workload, hole, choices, replay_[hole.pool], replayed_);
+  decided_[hole.pool].bytes += replayed_.bytes;
+  decided_[hole.pool].operations += replayed_.operations;
+  const scheduler::HoleBytes range = scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_);
+  hole_range_.least += range.least;
+  hole_range_.most += range.most;
+}
+
+std::vector<scheduler::ByteRow> Session::predicted() const {
+  std::vector<scheduler::ByteRow> rows;
+  const auto add = [&](const scheduler::ByteRow& row, uint64_t times) {
+    auto it = std::find_if(rows.begin(), rows.end(), [&](const scheduler::ByteRow& r) {
+      return r.edge == row.edge && r.kind == row.kind;
+    });
+    if (it == rows.end()) it = rows.insert(rows.end(), {.edge = row.edge, .kind = row.kind});
+    it->bytes += row.bytes * times;
+    it->operations += row.operations * times;
+  };
+  for (const auto& row : scheduler::bytes_of(planned_->plan.enter)) add(row, 1);
+  for (const auto& row : scheduler::bytes_of(planned_->plan.steady)) {
+    add(row, executor_->counters().passes);
+  }
+  for (const auto& row : decided_) add(row, row.bytes != 0 ? 1 : 0);
+  return rows;
+}
+
+std::vector<swap::LedgerRow> Session::counted() {
+  executor_->drain();
+  return pager_->ledger().rows();
+}
+
+void Session::finish_trace() {
+  if (!trace_) return;
+  executor_->drain();
+  trace_->write(options_.trace_file, "");
+}
+
+}  // namespace headrace::engine
