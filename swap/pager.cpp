@@ -1,0 +1,416 @@
+// The pager's threads: an owner that holds the disk's backend and a Reader, and a copier. Both take
+// tickets from a fixed inbox and leave results in the ticket table; neither ever throws past its
+// own loop.
+#include "swap/pager.h"
+
+#include <fmt/format.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <thread>
+
+#include "core/error.h"
+#include "swap/lanes.h"
+#include "swap/reader.h"
+
+namespace headrace::swap {
+namespace {
+
+constexpr uint16_t kReadLane = 1;
+constexpr uint16_t kCopyLane = 2;
+constexpr uint32_t kOperationsMax = 256;
+constexpr uint32_t kOperationsMin = 16;
+
+enum class State : uint8_t { kFree, kPending, kDone };
+
+struct Slot {
+  std::atomic<State> state{State::kFree};
+  Transfer transfer;
+  Extent extent;
+  ChunkResult result;  // written by the thread that finishes it, before `state` says so
+};
+
+// What a thread that takes tickets sleeps on. Lanes are fixed; `waiting` tells a starter whether a
+// wake-up is needed at all.
+struct Inbox {
+  explicit Inbox(uint32_t capacity) : lanes(capacity) {}
+  std::mutex mutex;
+  std::condition_variable filled;  // the copier's; the owner sleeps in its backend's poll
+  Lanes lanes;
+  bool waiting = false;
+  bool stop = false;
+};
+
+double thread_cpu_s() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+uint32_t operations_for(const PagerOptions& options) {
+  const Bytes requests = options.bytes_in_flight / std::max(options.request_bytes, kBlock);
+  // Small chunks make small requests: more of them fit into the same bytes.
+  return static_cast<uint32_t>(
+      std::clamp<Bytes>(requests * 4, Bytes{kOperationsMin}, Bytes{kOperationsMax}));
+}
+
+class ThreadedPager final : public Pager {
+ public:
+  ThreadedPager(const Store& store, std::unique_ptr<IoBackend> backend, const PagerOptions& options)
+      : store_(store),
+        options_(options),
+        backend_(std::move(backend)),
+        tickets_(options.tickets_max),
+        disk_(options.tickets_max),
+        copies_(options.tickets_max),
+        with_reader_(options.tickets_max) {
+    HEADRACE_ASSERT(options.tickets_max > 0);
+    free_.reserve(options.tickets_max);
+    for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
+    owner_ = std::thread([this] { own_disk(); });
+    {
+      std::unique_lock lock(done_mutex_);
+      changed_.wait(lock, [&] { return opened_; });
+    }
+    if (open_error_) {
+      owner_.join();
+      std::rethrow_exception(open_error_);
+    }
+    copier_ = std::thread([this] { copy(); });
+  }
+
+  ~ThreadedPager() override {
+    for (Inbox* inbox : {&disk_, &copies_}) {
+      const std::lock_guard lock(inbox->mutex);
+      inbox->stop = true;
+      inbox->filled.notify_all();
+      if (inbox == &disk_) backend_->wake();
+    }
+    copier_.join();
+    owner_.join();
+  }
+
+  Ticket start(const Transfer& transfer) override {
+    const Ticket ticket = take_ticket();
+    Slot& slot = tickets_[ticket];
+    const std::span<const Extent> extents = store_.extents(transfer.object);
+    HEADRACE_ASSERT(transfer.chunk < extents.size());
+    HEADRACE_ASSERT(transfer.target != nullptr);
+    slot.transfer = transfer;
+    slot.extent = extents[transfer.chunk];
+    slot.result = {};
+    slot.state.store(State::kPending, std::memory_order_release);
+    started_.fetch_add(1, std::memory_order_relaxed);
+    const bool is_read = transfer.edge.from == Tier::kDisk;
+    if (is_read) {
+      HEADRACE_ASSERT(reinterpret_cast<uintptr_t>(transfer.target) % kBlock == 0);
+    } else {
+      HEADRACE_ASSERT(transfer.source != nullptr);
+    }
+    Inbox& inbox = is_read ? disk_ : copies_;
+    const std::lock_guard lock(inbox.mutex);
+    inbox.lanes.push(transfer.priority, ticket);
+    if (inbox.waiting) {
+      inbox.waiting = false;
+      if (is_read) backend_->wake();
+      inbox.filled.notify_one();
+    }
+    return ticket;
+  }
+
+  bool done(Ticket ticket) const override {
+    HEADRACE_ASSERT(ticket < tickets_.size());
+    return tickets_[ticket].state.load(std::memory_order_acquire) == State::kDone;
+  }
+
+  void wait(Ticket ticket) override {
+    HEADRACE_ASSERT(ticket < tickets_.size());
+    Slot& slot = tickets_[ticket];
+    HEADRACE_ASSERT(slot.state.load(std::memory_order_acquire) != State::kFree,
+                    "a ticket is waited for once");
+    if (!done(ticket)) {
+      std::unique_lock lock(done_mutex_);
+      changed_.wait(lock, [&] { return done(ticket); });
+    }
+    const ChunkResult result = slot.result;
+    const Transfer transfer = slot.transfer;
+    const Extent extent = slot.extent;
+    slot.state.store(State::kFree, std::memory_order_release);
+    {
+      const std::lock_guard lock(free_mutex_);
+      free_.push_back(ticket);
+    }
+    if (result.fault != ReadFault::kNone) throw_fault(result, transfer, extent);
+  }
+
+  uint64_t wait_change(uint64_t seen) override {
+    std::unique_lock lock(done_mutex_);
+    changed_.wait(lock, [&] { return finished_ != seen; });
+    return finished_;
+  }
+
+  uint64_t finished() const override {
+    const std::lock_guard lock(done_mutex_);
+    return finished_;
+  }
+
+  Ledger& ledger() override { return ledger_; }
+  IoCaps caps() const override { return caps_; }
+
+  PagerCounters counters() const override {
+    return {.started = started_.load(std::memory_order_relaxed),
+            .done = finished(),
+            .retries = retries_.load(std::memory_order_relaxed),
+            .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
+            .io_cpu_s = io_cpu_s_.load(std::memory_order_relaxed),
+            .verify_cpu_s = verify_cpu_s_.load(std::memory_order_relaxed)};
+  }
+
+ private:
+  Ticket take_ticket() {
+    const std::lock_guard lock(free_mutex_);
+    HEADRACE_ASSERT(!free_.empty(), "more transfers under way than tickets_max");
+    const Ticket ticket = free_.back();
+    free_.pop_back();
+    return ticket;
+  }
+
+  [[noreturn]] void throw_fault(const ChunkResult& result, const Transfer& transfer,
+                                const Extent& extent) const {
+    const std::string path = fmt::format("{}/data.{}", store_.info().path, extent.file);
+    const std::string what = fmt::format("cannot read object {}, chunk {}, from {} at byte {}",
+                                         transfer.object, transfer.chunk, path, result.where);
+    switch (result.fault) {
+      case ReadFault::kCorrupt:
+        throw Error(ErrorCode::kCorrupt,
+                    fmt::format("{}: its checksum is {:016x} and must be {:016x}, also when read "
+                                "again; delete the store so that it is made anew, and check the "
+                                "disk",
+                                what, result.digest, extent.digest))
+            .at_path(path);
+      case ReadFault::kTruncated:
+        throw Error(ErrorCode::kIo,
+                    fmt::format("{}: the file is truncated, {} bytes were to follow; delete the "
+                                "store so that it is made anew",
+                                what, extent.offset + extent.bytes - result.where))
+            .at_path(path);
+      case ReadFault::kIo:
+      case ReadFault::kRefused:
+        throw Error(ErrorCode::kIo,
+                    fmt::format("{}: {}; check the disk (dmesg), or delete the store so that it "
+                                "is made anew",
+                                what, std::strerror(result.error)))
+            .at_path(path);
+      case ReadFault::kDropped:
+      case ReadFault::kNone:
+        break;
+    }
+    throw Error(ErrorCode::kIo, fmt::format("{}: {}; start again", what, engine_failure_))
+        .at_path(path);
+  }
+
+  void open_backend() {
+    if (backend_ == nullptr) {
+      backend_ = open_io(options_.engine, store_.files(),
+                         {.operations_max = operations_for(options_), .buffers = options_.buffers});
+    }
+    caps_ = backend_->caps();
+  }
+
+  void own_disk() {
+    try {
+      open_backend();
+    } catch (...) {
+      open_error_ = std::current_exception();
+    }
+    {
+      const std::lock_guard lock(done_mutex_);
+      opened_ = true;
+      changed_.notify_all();
+    }
+    if (open_error_) return;
+    Reader reader(*backend_, steady_clock(),
+                  {.bytes_in_flight = options_.bytes_in_flight,
+                   .request_bytes = options_.request_bytes,
+                   .reads_max = options_.tickets_max,
+                   .operations_max = operations_for(options_),
+                   .disk_rate = options_.disk_rate,
+                   .store_uuid = store_.uuid()});
+    std::vector<ChunkResult> results;
+    results.reserve(options_.tickets_max);
+    try {
+      while (serve_disk(reader, results)) {
+      }
+    } catch (const std::exception& error) {
+      refuse_everything(error.what());
+    }
+    backend_.reset();  // here, because a ring belongs to its thread
+  }
+
+  // One turn of the owner; false when it is told to stop and nothing is left with the device.
+  bool serve_disk(Reader& reader, std::vector<ChunkResult>& results) {
+    bool stop = false;
+    {
+      const std::lock_guard lock(disk_.mutex);
+      while (!disk_.lanes.empty()) {
+        const Priority lane = disk_.lanes.turn();
+        const Ticket ticket = disk_.lanes.front(lane);
+        disk_.lanes.pop(lane);
+        reader.add(read_of(ticket));
+        with_reader_[ticket] = true;
+      }
+      stop = disk_.stop;
+      disk_.waiting = true;  // a start from here on makes the poll below return
+    }
+    results.clear();
+    if (stop) reader.drop_queued(results);
+    if (!stop || !reader.idle()) reader.turn(kForever, results);
+    {
+      const std::lock_guard lock(disk_.mutex);
+      disk_.waiting = false;
+    }
+    const double verify_s = static_cast<double>(reader.verify_cpu_ns()) * 1e-9;
+    verify_cpu_s_.store(verify_s, std::memory_order_relaxed);
+    io_cpu_s_.store(thread_cpu_s() - verify_s, std::memory_order_relaxed);
+    for (const ChunkResult& result : results) finish_read(result);
+    return !stop || !reader.idle();
+  }
+
+  ChunkRead read_of(Ticket ticket) const {
+    const Slot& slot = tickets_[ticket];
+    return {.id = ticket,
+            .file = slot.extent.file,
+            .offset = slot.extent.offset,
+            .bytes = slot.extent.bytes,
+            .digest = slot.extent.digest,
+            .object = slot.transfer.object,
+            .chunk = slot.transfer.chunk,
+            .target = slot.transfer.target,
+            .priority = slot.transfer.priority};
+  }
+
+  void finish_read(const ChunkResult& result) {
+    Slot& slot = tickets_[result.id];
+    with_reader_[result.id] = false;
+    const Transfer& transfer = slot.transfer;
+    slot.result = result;
+    retries_.fetch_add(result.retries, std::memory_order_relaxed);
+    checksum_failures_.fetch_add(result.checksum_failures, std::memory_order_relaxed);
+    if (result.retried_bytes > 0) {
+      ledger_.count(transfer.edge, Kind::kRetries, result.retried_bytes, result.retries);
+    }
+    if (result.fault == ReadFault::kNone) {
+      record(slot, "read", kReadLane, result.begin_ns);
+    }
+    finish(slot);
+  }
+
+  // Counts a transfer that has succeeded.
+  void record(const Slot& slot, const char* name, uint16_t lane, uint64_t begin_ns) {
+    const Transfer& transfer = slot.transfer;
+    if (transfer.counted) ledger_.count(transfer.edge, transfer.kind, slot.extent.bytes);
+    if (options_.trace == nullptr) return;
+    options_.trace->record({.name = name,
+                            .lane = lane,
+                            .is_transfer = true,
+                            .edge = transfer.edge,
+                            .kind = transfer.kind,
+                            .bytes = slot.extent.bytes,
+                            .begin_ns = begin_ns,
+                            .end_ns = steady_clock().now_ns()});
+  }
+
+  void finish(Slot& slot) {
+    const std::lock_guard lock(done_mutex_);
+    slot.state.store(State::kDone, std::memory_order_release);
+    ++finished_;
+    changed_.notify_all();
+  }
+
+  // The backend itself broke: every reader is told, now and from here on. What the device still
+  // holds is waited for when the backend is closed, before any buffer can go.
+  void refuse_everything(const std::string& reason) {
+    engine_failure_ = reason;
+    const auto refuse = [&](Ticket ticket) {
+      tickets_[ticket].result.fault = ReadFault::kDropped;
+      finish(tickets_[ticket]);
+    };
+    for (Ticket ticket = 0; ticket < with_reader_.size(); ++ticket) {
+      if (with_reader_[ticket]) refuse(ticket);
+    }
+    std::unique_lock lock(disk_.mutex);
+    for (;;) {
+      while (!disk_.lanes.empty()) {
+        const Priority lane = disk_.lanes.turn();
+        refuse(disk_.lanes.front(lane));
+        disk_.lanes.pop(lane);
+      }
+      if (disk_.stop) return;
+      disk_.waiting = true;
+      disk_.filled.wait(lock, [&] { return disk_.stop || !disk_.lanes.empty(); });
+    }
+  }
+
+  void copy() {
+    std::unique_lock lock(copies_.mutex);
+    for (;;) {
+      copies_.waiting = true;
+      copies_.filled.wait(lock, [&] { return copies_.stop || !copies_.lanes.empty(); });
+      copies_.waiting = false;
+      if (copies_.stop) return;
+      const Priority lane = copies_.lanes.turn();
+      const Ticket ticket = copies_.lanes.front(lane);
+      copies_.lanes.served(lane);
+      copies_.lanes.pop(lane);
+      lock.unlock();
+      Slot& slot = tickets_[ticket];
+      const uint64_t begin_ns = steady_clock().now_ns();
+      std::memcpy(slot.transfer.target, slot.transfer.source, slot.extent.bytes);
+      record(slot, "copy", kCopyLane, begin_ns);
+      finish(slot);
+      lock.lock();
+    }
+  }
+
+  const Store& store_;
+  const PagerOptions options_;
+  std::unique_ptr<IoBackend> backend_;  // made, used and drained on the owner thread
+  IoCaps caps_;
+
+  std::vector<Slot> tickets_;
+  std::mutex free_mutex_;
+  std::vector<Ticket> free_;
+  Inbox disk_, copies_;
+  std::vector<bool> with_reader_;  // the owner's: which tickets its reader holds
+
+  mutable std::mutex done_mutex_;  // guards the four below
+  std::condition_variable changed_;
+  uint64_t finished_ = 0;
+  bool opened_ = false;
+  std::exception_ptr open_error_;
+
+  Ledger ledger_;
+  std::string engine_failure_ = "the pager was closed";
+  std::atomic<uint64_t> started_{0}, retries_{0}, checksum_failures_{0};
+  std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0};
+
+  std::thread owner_, copier_;
+};
+
+}  // namespace
+
+std::unique_ptr<Pager> make_pager(const Store& store, const PagerOptions& options) {
+  return std::make_unique<ThreadedPager>(store, nullptr, options);
+}
+
+std::unique_ptr<Pager> make_pager(const Store& store, std::unique_ptr<IoBackend> backend,
+                                  const PagerOptions& options) {
+  HEADRACE_ASSERT(backend != nullptr);
+  return std::make_unique<ThreadedPager>(store, std::move(backend), options);
+}
+
+}  // namespace headrace::swap

@@ -1,0 +1,283 @@
+#include "swap/reader.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "core/error.h"
+#include "swap/store.h"
+
+namespace headrace::swap {
+namespace {
+
+// A request longer than this comes back short from the kernel anyway, and hogs the device.
+constexpr Bytes kRequestMax = 16 * kMiB;
+// How far a late wake-up may be made up for: longer than a timer's slack and a busy machine's
+// stalls, shorter than what a rehearsal would notice as a burst.
+constexpr uint64_t kCatchUpNs = 50'000'000;
+
+uint64_t thread_cpu_ns() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(now.tv_nsec);
+}
+
+}  // namespace
+
+Reader::Reader(IoBackend& backend, const Clock& clock, const ReaderOptions& options)
+    : backend_(backend),
+      clock_(clock),
+      options_(options),
+      request_bytes_(round_down(
+          std::min({options.request_bytes, options.bytes_in_flight, kRequestMax}), kBlock)),
+      reads_(options.reads_max),
+      lanes_(options.reads_max),
+      requests_(options.operations_max) {
+  HEADRACE_ASSERT(options.reads_max > 0 && options.operations_max > 0);
+  request_bytes_ = std::max(request_bytes_, kBlock);
+  for (uint32_t i = options.operations_max; i > 0; --i) free_requests_.push_back(i - 1);
+  ready_.reserve(options.operations_max);
+  arrived_.reserve(options.reads_max);
+  batch_.reserve(options.operations_max);
+  completions_.reserve(options.operations_max);
+}
+
+void Reader::add(const ChunkRead& read) {
+  HEADRACE_ASSERT(read.id < reads_.size());
+  HEADRACE_ASSERT(read.bytes > 0 && read.bytes % kBlock == 0 && read.offset % kBlock == 0);
+  Read& slot = reads_[read.id];
+  HEADRACE_ASSERT(!slot.queued && slot.outstanding == 0, "this id is being read already");
+  slot = Read{.what = read, .result = {.id = read.id}, .queued = true};
+  lanes_.push(read.priority, read.id);
+  ++live_;
+}
+
+// Takes reads that have failed off the front of the lanes.
+void Reader::prune_front() {
+  for (const Priority lane : {Priority::kDemand, Priority::kPrefetch}) {
+    while (!lanes_.empty(lane)) {
+      Read& read = reads_[lanes_.front(lane)];
+      if (read.result.fault == ReadFault::kNone) break;
+      lanes_.pop(lane);
+      read.queued = false;
+      retire(read);
+    }
+  }
+}
+
+// Whether budget and rate let a request of `bytes` leave now; sets the gate where the rate does
+// not.
+bool Reader::may_cut(Bytes bytes) {
+  if (free_requests_.empty()) return false;
+  if (in_flight_ > 0 && in_flight_ + bytes > options_.bytes_in_flight) return false;
+  if (options_.disk_rate == 0) return true;
+  const uint64_t now = clock_.now_ns();
+  if (turn_begin_ns_ == 0) {
+    const uint64_t earliest =
+        continuous_ ? now - std::min(now, kCatchUpNs) : now;  // never earlier than paid_ns_
+    turn_begin_ns_ = std::max({paid_ns_, earliest, uint64_t{1}});
+  }
+  const double cost_ns = static_cast<double>(bytes) * 1e9 / static_cast<double>(options_.disk_rate);
+  const uint64_t leave_ns = turn_begin_ns_ + static_cast<uint64_t>(cost_ns);
+  if (now < leave_ns) {
+    gate_ns_ = leave_ns;
+    return false;
+  }
+  paid_ns_ = leave_ns;
+  turn_begin_ns_ = 0;
+  return true;
+}
+
+void Reader::cut(Priority lane, Bytes bytes) {
+  const uint32_t id = lanes_.front(lane);
+  Read& read = reads_[id];
+  const uint32_t index = free_requests_.back();
+  free_requests_.pop_back();
+  requests_[index] = Request{.read = id, .begin = read.cut, .bytes = bytes};
+  ready_.push_back(index);
+  if (read.result.begin_ns == 0) read.result.begin_ns = clock_.now_ns();
+  read.cut += bytes;
+  ++read.outstanding;
+  in_flight_ += bytes;
+  lanes_.served(lane);
+  if (read.cut == read.what.bytes) {
+    lanes_.pop(lane);
+    read.queued = false;
+  }
+}
+
+// Cuts requests off the queued chunks until the budget, the rate or the queue ends.
+void Reader::fill() {
+  gate_ns_ = 0;
+  for (;;) {
+    prune_front();
+    if (lanes_.empty()) {
+      turn_begin_ns_ = 0;
+      break;
+    }
+    const Priority lane = lanes_.turn();
+    const Read& read = reads_[lanes_.front(lane)];
+    const Bytes bytes = std::min(request_bytes_, read.what.bytes - read.cut);
+    if (!may_cut(bytes)) break;
+    cut(lane, bytes);
+    continuous_ = !lanes_.empty();
+  }
+}
+
+void Reader::submit() {
+  // Requests of a chunk that has failed meanwhile need not leave any more.
+  for (size_t i = 0; i < ready_.size();) {
+    if (reads_[requests_[ready_[i]].read].result.fault == ReadFault::kNone) {
+      ++i;
+      continue;
+    }
+    const uint32_t index = ready_[i];
+    ready_.erase(ready_.begin() + static_cast<ptrdiff_t>(i));
+    finish_request(index);
+  }
+  if (ready_.empty()) return;
+  batch_.clear();
+  for (const uint32_t index : ready_) {
+    const Request& request = requests_[index];
+    const ChunkRead& what = reads_[request.read].what;
+    const Bytes at = request.begin + request.from;
+    batch_.push_back({.kind = IoKind::kRead,
+                      .file = what.file,
+                      .offset = what.offset + at,
+                      .data = what.target + at,
+                      .bytes = static_cast<uint32_t>(request.bytes - request.from),
+                      .user = index});
+  }
+  const size_t taken = backend_.submit(batch_);
+  for (size_t i = 0; i < taken; ++i) requests_[ready_[i]].with_backend = true;
+  ready_.erase(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(taken));
+}
+
+// What one completion means for its request: the whole retry policy.
+Reader::Verdict Reader::judge(Request& request, Read& read, int32_t result) {
+  ChunkResult& out = read.result;
+  const Bytes asked = request.bytes - request.from;
+  const auto fault = [&](ReadFault kind, int error) {
+    if (out.fault == ReadFault::kNone) {
+      out.fault = kind;
+      out.error = error;
+      out.where = read.what.offset + request.begin + request.done;
+    }
+    return Verdict::kFault;
+  };
+  if (result == -EINTR || result == -EAGAIN) {
+    if (++request.again > kAgainMax) return fault(ReadFault::kRefused, -result);
+    ++out.retries;
+    return Verdict::kAgain;
+  }
+  request.again = 0;
+  if (result < 0 || static_cast<Bytes>(result) > asked) {
+    const int error = result < 0 ? -result : EIO;  // more bytes than asked for: not believed
+    if (++request.failed > 1) return fault(ReadFault::kIo, error);
+    ++out.retries;
+    out.retried_bytes += asked;
+    return Verdict::kAgain;
+  }
+  const Bytes reached = request.from + static_cast<Bytes>(result);
+  if (reached == request.bytes) return Verdict::kDone;
+  if (reached > request.done) {
+    request.done = reached;
+    request.barren = 0;
+  } else if (++request.barren == 2) {
+    return fault(ReadFault::kTruncated, 0);
+  }
+  // Direct I/O begins at blocks; a short read may end inside one.
+  request.from = round_down(request.done, kBlock);
+  ++out.retries;
+  out.retried_bytes += request.done - request.from;
+  return Verdict::kAgain;
+}
+
+void Reader::complete(const IoCompletion& completion) {
+  const auto index = static_cast<uint32_t>(completion.user);
+  HEADRACE_ASSERT(completion.user < requests_.size() && requests_[index].with_backend);
+  Request& request = requests_[index];
+  request.with_backend = false;
+  Read& read = reads_[request.read];
+  // Another request's fault has already ended this chunk: what came back is not looked at.
+  if (read.result.fault == ReadFault::kNone &&
+      judge(request, read, completion.result) == Verdict::kAgain) {
+    ready_.push_back(index);
+    return;
+  }
+  finish_request(index);
+}
+
+void Reader::finish_request(uint32_t index) {
+  Read& read = reads_[requests_[index].read];
+  in_flight_ -= requests_[index].bytes;
+  free_requests_.push_back(index);
+  --read.outstanding;
+  retire(read);
+}
+
+// Marks a chunk as arrived when nothing of it is queued or with the backend.
+void Reader::retire(Read& read) {
+  if (!read.queued && read.outstanding == 0) arrived_.push_back(read.what.id);
+}
+
+void Reader::verify(Read& read, std::vector<ChunkResult>& results) {
+  ChunkResult& out = read.result;
+  if (out.fault == ReadFault::kNone) {
+    const uint64_t begin = thread_cpu_ns();
+    out.digest = checksum({read.what.target, read.what.bytes}, options_.store_uuid,
+                          read.what.object, read.what.chunk);
+    verify_cpu_ns_ += thread_cpu_ns() - begin;
+    if (out.digest != read.what.digest) {
+      ++out.checksum_failures;
+      if (!read.second) {  // tells a bad transfer from bad media
+        read.second = true;
+        read.queued = true;
+        read.cut = 0;
+        ++out.retries;
+        out.retried_bytes += read.what.bytes;
+        lanes_.push(read.what.priority, read.what.id);
+        return;
+      }
+      out.fault = ReadFault::kCorrupt;
+      out.where = read.what.offset;
+    }
+  }
+  --live_;
+  results.push_back(out);
+}
+
+uint64_t Reader::gate_wait_ns() const {
+  if (gate_ns_ == 0) return kForever;
+  const uint64_t now = clock_.now_ns();
+  return gate_ns_ > now ? gate_ns_ - now : 0;
+}
+
+void Reader::turn(uint64_t wait_ns, std::vector<ChunkResult>& results) {
+  fill();
+  submit();
+  completions_.clear();
+  const uint64_t wait = arrived_.empty() ? std::min(wait_ns, gate_wait_ns()) : 0;
+  backend_.poll(1, wait, completions_);
+  for (const IoCompletion& completion : completions_) complete(completion);
+  // The device gets its next work before the processor looks at what has arrived.
+  fill();
+  submit();
+  for (size_t i = 0; i < arrived_.size(); ++i) verify(reads_[arrived_[i]], results);
+  arrived_.clear();
+}
+
+void Reader::drop_queued(std::vector<ChunkResult>& results) {
+  for (Read& read : reads_) {
+    if (read.queued && read.result.fault == ReadFault::kNone) {
+      read.result.fault = ReadFault::kDropped;
+    }
+  }
+  fill();  // prunes every queued read, since all of them have a fault now
+  submit();
+  for (size_t i = 0; i < arrived_.size(); ++i) verify(reads_[arrived_[i]], results);
+  arrived_.clear();
+}
+
+}  // namespace headrace::swap

@@ -1,0 +1,145 @@
+// Turns "read this chunk" into requests to an IoBackend and its completions into one verdict a
+// chunk: the state machine behind the pager, without threads, so that it can be run through every
+// fault in a test.
+//
+//   chunk:   queued -> cut into requests -> all of them back -> verified -> done
+//                ^________ read again, once, where the checksum differs ____|
+//   request: ready -> with the backend -> done | ready again (short, EINTR, EAGAIN, first error)
+//                                              | fault (second error, no progress twice)
+//
+// A fault ends the chunk only when its last request is back, because until then the device may
+// write into the target. One thread; the target belongs to the reader from add() until the result.
+// Memory is taken at construction only.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/spec.h"
+#include "core/tier.h"
+#include "swap/io.h"
+#include "swap/lanes.h"
+
+namespace headrace::swap {
+
+inline constexpr uint32_t kAgainMax = 64;  // EINTR and EAGAIN in a row before giving up
+inline constexpr uint64_t kForever = UINT64_MAX;
+
+struct ChunkRead {
+  uint32_t id = 0;  // below reads_max, and not in use
+  uint32_t file = 0;
+  Bytes offset = 0;
+  Bytes bytes = 0;
+  uint64_t digest = 0;
+  ObjectId object = 0;  // the checksum's seed
+  uint32_t chunk = 0;
+  std::byte* target = nullptr;
+  Priority priority = Priority::kPrefetch;
+};
+
+enum class ReadFault : uint8_t {
+  kNone,
+  kTruncated,  // the file ends at `where`
+  kIo,         // the system failed the read at `where` twice; `error` says how
+  kRefused,    // it answered EINTR or EAGAIN more than kAgainMax times in a row
+  kCorrupt,    // two reads with a wrong checksum; `digest` is the second's
+  kDropped,    // never read: the reader was told to stop
+};
+
+struct ChunkResult {
+  uint32_t id = 0;
+  ReadFault fault = ReadFault::kNone;
+  int error = 0;    // errno
+  Bytes where = 0;  // offset in the file
+  uint64_t digest = 0;
+  Bytes retried_bytes = 0;  // read besides the chunk's own bytes
+  uint32_t retries = 0;
+  uint32_t checksum_failures = 0;
+  uint64_t begin_ns = 0;  // when its first request left
+};
+
+struct ReaderOptions {
+  Bytes bytes_in_flight = 8 * kMiB;
+  Bytes request_bytes = 1 * kMiB;
+  uint32_t reads_max = 4096;
+  uint32_t operations_max = 64;  // no more than the backend's
+  Bytes disk_rate = 0;           // 0: no limit
+  uint64_t store_uuid = 0;       // the checksum's seed
+};
+
+class Reader {
+ public:
+  Reader(IoBackend& backend, const Clock& clock, const ReaderOptions& options);
+
+  void add(const ChunkRead& read);
+  // One turn: sends what fits, waits up to `wait_ns` for something to come back (returns early on
+  // the backend's wake()), verifies whole chunks and appends their results.
+  void turn(uint64_t wait_ns, std::vector<ChunkResult>& results);
+  // Gives up what has not left yet; what has left must still be waited for with turn().
+  void drop_queued(std::vector<ChunkResult>& results);
+
+  bool idle() const { return live_ == 0; }  // nothing queued and nothing with the backend
+  Bytes bytes_in_flight() const { return in_flight_; }
+  uint64_t verify_cpu_ns() const { return verify_cpu_ns_; }
+
+ private:
+  struct Read {
+    ChunkRead what;
+    ChunkResult result;
+    Bytes cut = 0;             // bytes of the chunk that requests were made for
+    uint32_t outstanding = 0;  // requests made and not finished
+    bool queued = false;       // in a lane
+    bool second = false;       // being read again after a checksum mismatch
+  };
+  struct Request {
+    uint32_t read = 0;
+    Bytes begin = 0;      // in the chunk
+    Bytes bytes = 0;      // of the request
+    Bytes done = 0;       // contiguous bytes that have arrived
+    Bytes from = 0;       // where the current try begins: `done` rounded down to a block
+    uint32_t again = 0;   // EINTR and EAGAIN in a row
+    uint32_t barren = 0;  // tries in a row that brought nothing new
+    uint32_t failed = 0;  // errors
+    bool with_backend = false;
+  };
+  enum class Verdict : uint8_t { kDone, kAgain, kFault };
+
+  void fill();
+  void submit();
+  bool may_cut(Bytes bytes);
+  void cut(Priority lane, Bytes bytes);
+  void prune_front();
+  void complete(const IoCompletion& completion);
+  Verdict judge(Request& request, Read& read, int32_t result);
+  void finish_request(uint32_t index);
+  void retire(Read& read);
+  void verify(Read& read, std::vector<ChunkResult>& results);
+  uint64_t gate_wait_ns() const;
+
+  IoBackend& backend_;
+  const Clock& clock_;
+  const ReaderOptions options_;
+  Bytes request_bytes_;
+
+  std::vector<Read> reads_;  // by id
+  Lanes lanes_;
+  std::vector<Request> requests_;
+  std::vector<uint32_t> free_requests_;
+  std::vector<uint32_t> ready_;    // requests to submit, in order
+  std::vector<uint32_t> arrived_;  // reads whose requests are all back
+  std::vector<IoOp> batch_;
+  std::vector<IoCompletion> completions_;
+  Bytes in_flight_ = 0;
+  uint32_t live_ = 0;  // reads added and without a result
+  uint64_t verify_cpu_ns_ = 0;
+
+  // The rate: a request leaves once the time that its bytes take at the rate is over, counted from
+  // the end of the request before (or from its arrival, after a pause).
+  uint64_t paid_ns_ = 0;        // until when earlier requests have used the rate up
+  uint64_t turn_begin_ns_ = 0;  // when the next request's time began; 0: not set
+  uint64_t gate_ns_ = 0;        // when it may leave; 0: nothing is held back
+  bool continuous_ = false;     // more was waiting when the last one left
+};
+
+}  // namespace headrace::swap
