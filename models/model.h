@@ -37,6 +37,7 @@ struct Pass {                                      // one batch of rows; M rows,
 // Buffers of a pass, carved once out of memory that the caller planned for. Contents are the
 // model's own.
 struct Activations;
+struct Tables;
 
 class Decoder {
  public:
@@ -75,7 +76,6 @@ class Decoder {
   void combine(Context& c, Activations& a, const Pass& pass, SegmentId segment) const;
 
  private:
-  struct Tables;
   ModelConfig config_;
   const WeightLayout& layout_;
   std::vector<SegmentSpec> segments_;
