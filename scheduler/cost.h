@@ -1,0 +1,71 @@
+// Seconds of each task of a plan on a machine: what the simulator puts on its lanes.
+#pragma once
+
+#include <array>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "scheduler/machine.h"
+#include "scheduler/plan.h"
+#include "scheduler/simulate.h"
+#include "scheduler/workload.h"
+
+namespace headrace::scheduler {
+
+// Seconds of a compute task once its bytes are there: reading its weights and computing on them
+// overlap, so the larger counts; attention comes after.
+struct ComputeCost {
+  double weight_s = 0;           // once a pass, however many rows
+  double row_s = 0;              // flops of the task's share, per row
+  double attention_flops_s = 0;  // per row and token of context; on a segment's last task
+  double attention_read_s = 0;   // the same, keys and values from memory
+  double expert_s = 0;           // weights of one expert, at their mean size
+  double experts = 0, choices = 0;
+  bool per_output = false;  // the head: rows whose logits are wanted
+  uint32_t hole = kNone;    // with a pool: a demand read precedes
+
+  double seconds(const PassRows& pass) const;
+};
+
+// One round, ready to be walked.
+struct CostTable {
+  const Round* round = nullptr;
+  std::vector<double> transfer_s;                   // by task
+  std::vector<ComputeCost> compute;                 // by task
+  std::array<std::vector<uint32_t>, kLanes> lanes;  // tasks, in order
+};
+
+// Keeps references to its three arguments. Throws Error(kUsage) when the machine lacks a figure
+// that a task needs.
+class Costs {
+ public:
+  Costs(const Plan& plan, const Workload& workload, const Machine& machine);
+
+  CostTable table(const Round& round) const;
+
+  // The demand read of a hole and its copy, if its pool is on a device, at expectation.
+  struct Demand {
+    double read_s = 0, copy_s = 0;
+    Bytes bytes = 0;
+  };
+  const Demand& demand(uint32_t hole, uint32_t rows);
+
+ private:
+  double through(Edge edge, double bytes) const;
+  double transfer(const Task& task) const;
+  ComputeCost compute(const Round& round, const Task& task, uint32_t tasks, bool is_last) const;
+  double expert_cost(const SegmentSpec& segment, const Hole& hole, ComputeCost& cost) const;
+  double read(double bytes) const;
+  double product(double flops) const;
+
+  const Plan& plan_;
+  const Workload& workload_;
+  const Machine& machine_;
+  double flops_ = 0;
+  const char* flops_name_ = "";
+  std::vector<double> segment_bytes_;
+  std::map<std::pair<uint32_t, uint32_t>, Demand> demands_;  // (hole, rows)
+};
+
+}  // namespace headrace::scheduler

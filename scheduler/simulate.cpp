@@ -1,0 +1,458 @@
+// How the simulator counts time.
+//
+// A task starts when it heads its lane and its edges are done; lanes run beside each other. The
+// disk is one server for its read and its write lane when it is half-duplex (then the head that
+// became ready first goes first). A transfer takes latency + bytes / rate, operation by operation:
+// latency is not overlapped within a lane, which is pessimistic by at most one latency a chunk and
+// keeps every prediction a closed recurrence that a test can write down.
+//
+// A fetch runs at the rate of disk->host and a copy at that of host->device, whatever edge the
+// ledger counts them on; a machine without a device (both tiers are memory of the host) copies at
+// the rate at which memory is read. Tasks that read through a hole first read the bytes expected
+// of it: a demand read that goes before queued prefetches but after the transfer in flight, and
+// blocks the compute lane meanwhile.
+#include "scheduler/simulate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <tuple>
+
+#include "core/error.h"
+#include "scheduler/cost.h"
+
+namespace headrace::scheduler {
+namespace {
+
+constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr double kNotDone = -1;
+constexpr size_t kComputeLane = static_cast<size_t>(Lane::kCompute);
+constexpr size_t kReadLane = static_cast<size_t>(Lane::kDiskRead);
+constexpr size_t kWriteLane = static_cast<size_t>(Lane::kDiskWrite);
+constexpr size_t kCopyLane = static_cast<size_t>(Lane::kHostToDevice);
+
+// What compute waits for, by the lane that was working meanwhile.
+constexpr const char* kCauses[kLanes] = {"compute",   "disk_read", "disk_write", "copy",
+                                         "copy_back", "update",    "link"};
+constexpr const char* kTaskNames[] = {"fetch", "copy", "embed", "forward", "route", "experts"};
+
+// An instance is a task in a round: enter's tasks first, then those of steady round 0, 1, …
+class Simulation {
+ public:
+  Simulation(const Plan& plan, const Workload& workload, const Machine& machine,
+             const std::vector<PassRows>& passes)
+      : plan_(plan),
+        workload_(workload),
+        half_duplex_(machine.half_duplex_disk),
+        passes_(passes),
+        costs_(plan, workload, machine),
+        enter_(costs_.table(plan.enter)),
+        steady_(costs_.table(plan.steady)) {
+    const uint64_t count = plan.enter.tasks.size() + passes.size() * plan.steady.tasks.size();
+    HEADRACE_ASSERT(count < kNone, fmt::format("{} task instances", count));
+    begin_.assign(count, 0);
+    end_.assign(count, kNotDone);
+    binding_.assign(count, kNone);
+    match_enter();
+    for (size_t lane = 0; lane < kLanes; ++lane) head(lane);
+  }
+
+  Timeline run(bool keep_intervals) {
+    while (true) {
+      start_all();
+      double next = kNever;
+      for (const LaneState& lane : lanes_) {
+        if (lane.stage != Stage::kIdle) next = std::min(next, lane.until_s);
+      }
+      if (next == kNever) break;
+      now_ = next;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        if (lanes_[lane].stage != Stage::kIdle && lanes_[lane].until_s == now_) advance(lane);
+      }
+    }
+    report_deadlock();
+    summarise(keep_intervals);
+    return std::move(timeline_);
+  }
+
+ private:
+  enum class Stage : uint8_t { kIdle, kWantRead, kRead, kWantCopy, kCopy, kWork };
+
+  struct LaneState {
+    int32_t round = -1;         // of the head; -1: enter
+    uint32_t position = 0;      // of the head, in that round's list of the lane
+    uint32_t edge = 0;          // first edge of the head that is not known to be done
+    uint32_t previous = kNone;  // instance that ran last
+    uint32_t latest = kNone;    // of the head's edges, the one that ended last
+    bool exhausted = false;
+    bool ready = false;
+    double ready_s = 0;  // since when the head could run
+    double free_s = 0;   // when the lane's last task ended
+    Stage stage = Stage::kIdle;
+    double until_s = kNever;  // end of the stage; never: it waits for a server
+  };
+
+  const CostTable& table(int32_t round) const { return round < 0 ? enter_ : steady_; }
+  uint32_t first_of(int32_t round) const {
+    return round < 0
+               ? 0
+               : static_cast<uint32_t>(plan_.enter.tasks.size() +
+                                       static_cast<size_t>(round) * plan_.steady.tasks.size());
+  }
+  int32_t round_of(uint32_t instance) const {
+    const auto enter = static_cast<uint32_t>(plan_.enter.tasks.size());
+    if (instance < enter) return -1;
+    return static_cast<int32_t>((instance - enter) / plan_.steady.tasks.size());
+  }
+  const Task& task_of(uint32_t instance) const {
+    const int32_t round = round_of(instance);
+    return table(round).round->tasks[instance - first_of(round)];
+  }
+  const PassRows& rows_of(int32_t round) const {
+    static const PassRows kOne;
+    if (round < 0) return passes_.empty() ? kOne : passes_.front();
+    return passes_[static_cast<size_t>(round)];
+  }
+
+  // For an edge to the round before the first steady one: enter's last transfer of the same chunk.
+  void match_enter() {
+    std::map<std::tuple<TaskKind, ObjectId, uint32_t>, uint32_t> last;
+    for (uint32_t t = 0; t < plan_.enter.tasks.size(); ++t) {
+      const Task& task = plan_.enter.tasks[t];
+      if (task.object != kNone) last[{task.kind, task.object, task.chunk}] = t;
+    }
+    enter_of_.assign(plan_.steady.tasks.size(), kNone);
+    for (uint32_t t = 0; t < plan_.steady.tasks.size(); ++t) {
+      const Task& task = plan_.steady.tasks[t];
+      const auto found = last.find({task.kind, task.object, task.chunk});
+      if (task.object != kNone && found != last.end()) enter_of_[t] = found->second;
+    }
+  }
+
+  enum class Target : uint8_t { kInstance, kNothing, kMissing };
+
+  // What an edge of a task in `round` waits for. Nothing stands before the enter round, and of the
+  // first pass's predecessor only what enter has in its place.
+  Target resolve(const TaskRef& ref, int32_t round, uint32_t& instance) const {
+    const int64_t target = static_cast<int64_t>(round) + ref.round;
+    if (round < 0 ? ref.round < 0 : target < -1) return Target::kNothing;
+    if (round >= 0 && target == -1) {
+      if (ref.task >= enter_of_.size()) return Target::kMissing;
+      instance = enter_of_[ref.task];
+      return instance == kNone ? Target::kNothing : Target::kInstance;
+    }
+    if (target >= static_cast<int64_t>(passes_.size())) return Target::kMissing;
+    const auto in = static_cast<int32_t>(target);
+    if (ref.task >= table(in).round->tasks.size()) return Target::kMissing;
+    instance = first_of(in) + ref.task;
+    return Target::kInstance;
+  }
+
+  // Sets the lane's head to its next task, skipping rounds without any.
+  void head(size_t lane) {
+    LaneState& state = lanes_[lane];
+    while (state.position >= table(state.round).lanes[lane].size()) {
+      if (state.round + 1 >= static_cast<int32_t>(passes_.size())) {
+        state.exhausted = true;
+        return;
+      }
+      ++state.round;
+      state.position = 0;
+    }
+    state.edge = head_task(lane).after.begin;
+    state.latest = kNone;
+    state.ready = false;
+  }
+  uint32_t head_index(size_t lane) const {
+    const LaneState& state = lanes_[lane];
+    return table(state.round).lanes[lane][state.position];
+  }
+  const Task& head_task(size_t lane) const {
+    return table(lanes_[lane].round).round->tasks[head_index(lane)];
+  }
+  uint32_t head_instance(size_t lane) const {
+    return first_of(lanes_[lane].round) + head_index(lane);
+  }
+
+  // Edges are looked at once each, in order, so that polling costs nothing per edge that is done.
+  bool is_ready(size_t lane) {
+    LaneState& state = lanes_[lane];
+    if (state.exhausted || state.stage != Stage::kIdle) return false;
+    if (state.ready) return true;
+    const Round& round = *table(state.round).round;
+    for (const uint32_t end = head_task(lane).after.end; state.edge < end; ++state.edge) {
+      uint32_t instance = kNone;
+      switch (resolve(round.after.at(state.edge), state.round, instance)) {
+        case Target::kNothing:
+          continue;
+        case Target::kMissing:
+          return false;
+        case Target::kInstance:
+          break;
+      }
+      if (end_[instance] == kNotDone) return false;
+      if (state.latest == kNone || end_[instance] > end_[state.latest]) state.latest = instance;
+    }
+    state.ready = true;
+    state.ready_s = now_;
+    return true;
+  }
+
+  bool disk_free(size_t lane) const {
+    if (read_held_ && (lane == kReadLane || half_duplex_)) return false;
+    const size_t other = lane == kReadLane ? kWriteLane : kReadLane;
+    return !(half_duplex_ && lanes_[other].stage != Stage::kIdle);
+  }
+  // A demand read takes the disk before anything that is queued.
+  bool may_start(size_t lane) {
+    if (lane == kCopyLane) return !copy_held_;
+    if (lane != kReadLane && lane != kWriteLane) return true;
+    if (!disk_free(lane)) return false;
+    const size_t other = lane == kReadLane ? kWriteLane : kReadLane;
+    if (!half_duplex_ || !is_ready(other)) return true;
+    return std::pair(lanes_[lane].ready_s, lane) < std::pair(lanes_[other].ready_s, other);
+  }
+
+  void start_all() {
+    // Starting one task never makes another ready, but the compute lane may claim a server, so it
+    // goes first (it is lane 0); the disk's other lane gets its turn in the second sweep.
+    for (int sweep = 0; sweep < 2; ++sweep) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        if (lane == kComputeLane) claim();
+        if (is_ready(lane) && may_start(lane)) start(lane);
+        if (lane == kComputeLane) claim();
+      }
+    }
+  }
+
+  void start(size_t lane) {
+    LaneState& state = lanes_[lane];
+    const uint32_t instance = head_instance(lane);
+    const uint32_t task = head_index(lane);
+    begin_[instance] = now_;
+    if (state.latest != kNone && end_[state.latest] > state.free_s) {
+      binding_[instance] = state.latest;
+    } else {
+      binding_[instance] = state.previous;
+    }
+    state.previous = instance;
+    if (lane == kComputeLane && now_ > state.free_s) attribute(state.free_s, now_, state.latest);
+    const ComputeCost& compute = table(state.round).compute[task];
+    state.stage = Stage::kWork;
+    if (compute.hole != kNone) {
+      demand_ = &costs_.demand(compute.hole, rows_of(state.round).rows);
+      if (demand_->bytes > 0) {
+        state.stage = Stage::kWantRead;
+        state.until_s = kNever;
+        demanded_s_ = now_;
+        return;
+      }
+    }
+    state.until_s = now_ + work(state.round, task);
+  }
+
+  double work(int32_t round, uint32_t task) const {
+    const CostTable& costs = table(round);
+    const TaskKind kind = costs.round->tasks[task].kind;
+    if (kind == TaskKind::kFetch || kind == TaskKind::kCopy) return costs.transfer_s[task];
+    return costs.compute[task].seconds(rows_of(round));
+  }
+
+  // The compute lane's demand read, and its copy to the device, take their servers when free.
+  void claim() {
+    LaneState& state = lanes_[kComputeLane];
+    if (state.stage == Stage::kWantRead && lanes_[kReadLane].stage == Stage::kIdle &&
+        disk_free(kReadLane)) {
+      read_held_ = true;
+      state.stage = Stage::kRead;
+      state.until_s = now_ + demand_->read_s;
+      timeline_.busy_s[kReadLane] += demand_->read_s;
+    } else if (state.stage == Stage::kWantCopy && lanes_[kCopyLane].stage == Stage::kIdle) {
+      copy_held_ = true;
+      state.stage = Stage::kCopy;
+      state.until_s = now_ + demand_->copy_s;
+      timeline_.busy_s[kCopyLane] += demand_->copy_s;
+    }
+  }
+
+  // The lane's stage is over.
+  void advance(size_t lane) {
+    LaneState& state = lanes_[lane];
+    if (state.stage == Stage::kRead) {
+      read_held_ = false;
+      stall_s_[kReadLane] += now_ - demanded_s_;
+      demanded_s_ = now_;
+      if (demand_->copy_s > 0) {
+        state.stage = Stage::kWantCopy;
+        state.until_s = kNever;
+        return;
+      }
+    } else if (state.stage == Stage::kCopy) {
+      copy_held_ = false;
+      stall_s_[kCopyLane] += now_ - demanded_s_;
+    } else {
+      finish(lane);
+      return;
+    }
+    worked_from_s_ = now_;
+    state.stage = Stage::kWork;
+    state.until_s = now_ + work(state.round, head_index(lane));
+  }
+
+  void finish(size_t lane) {
+    LaneState& state = lanes_[lane];
+    const uint32_t instance = head_instance(lane);
+    end_[instance] = now_;
+    const bool demanded = lane == kComputeLane && worked_from_s_ > begin_[instance];
+    timeline_.busy_s[lane] += now_ - (demanded ? worked_from_s_ : begin_[instance]);
+    timeline_.makespan_s = now_;
+    state.free_s = now_;
+    state.stage = Stage::kIdle;
+    state.until_s = kNever;
+    ++state.position;
+    head(lane);
+  }
+
+  // Spreads the time in which compute was idle over the lanes that worked meanwhile: back from the
+  // task it waited for, to what that one waited for, and so on.
+  void attribute(double from, double to, uint32_t instance) {
+    size_t lane = kReadLane;
+    while (to > from && instance != kNone) {
+      lane = static_cast<size_t>(task_of(instance).lane);
+      if (lane == kComputeLane) break;
+      const double begin = std::max(from, begin_[instance]);
+      stall_s_[lane] += to - begin;
+      to = begin;
+      instance = binding_[instance];
+    }
+    if (to > from) stall_s_[lane] += to - from;
+  }
+
+  std::string describe(uint32_t instance) const {
+    const int32_t round = round_of(instance);
+    const Task& task = task_of(instance);
+    std::string where = round < 0 ? "enter" : fmt::format("pass {}", round);
+    std::string what = kTaskNames[static_cast<size_t>(task.kind)];
+    if (task.object != kNone && task.object < workload_.objects.size()) {
+      what += fmt::format(" {} chunk {}", workload_.objects[task.object].name, task.chunk);
+    } else if (task.segment != kNone && task.segment < workload_.segments.size()) {
+      what += " " + workload_.segments[task.segment].name;
+    }
+    return fmt::format("{} task {} ({})", where, instance - first_of(round), what);
+  }
+
+  void report_deadlock() {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const LaneState& state = lanes_[lane];
+      if (state.exhausted) continue;
+      timeline_.deadlock = true;
+      uint32_t instance = kNone;
+      const Round& round = *table(state.round).round;
+      std::string waits = "a task that is not in the plan";
+      if (state.edge < head_task(lane).after.end &&
+          resolve(round.after[state.edge], state.round, instance) == Target::kInstance) {
+        waits = describe(instance);
+      }
+      timeline_.deadlock_tasks +=
+          fmt::format("{}{} waits for {}", timeline_.deadlock_tasks.empty() ? "" : "; ",
+                      describe(head_instance(lane)), waits);
+    }
+  }
+
+  // When the compute of `round` ended; of enter, when its last transfer did.
+  double end_of(int32_t round) const {
+    double end = 0;
+    const CostTable& of = table(round);
+    for (uint32_t t = 0; t < of.round->tasks.size(); ++t) {
+      if (round < 0 || of.round->tasks[t].lane == Lane::kCompute) {
+        end = std::max(end, end_[first_of(round) + t]);
+      }
+    }
+    return end;
+  }
+
+  void summarise(bool keep_intervals) {
+    const auto passes = static_cast<int32_t>(passes_.size());
+    if (passes > 0 && !timeline_.deadlock) {
+      timeline_.steady_s = std::max(0.0, end_of(passes - 1) - end_of(passes - 2));
+    }
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      if (stall_s_[lane] > 0) timeline_.stalls.push_back({kCauses[lane], stall_s_[lane]});
+    }
+    if (keep_intervals) {
+      timeline_.intervals.reserve(end_.size());
+      for (uint32_t i = 0; i < end_.size(); ++i) {
+        if (end_[i] == kNotDone) continue;
+        const int32_t round = round_of(i);
+        timeline_.intervals.push_back({i - first_of(round), round, begin_[i], end_[i]});
+      }
+    }
+    add_bytes(bytes_of(plan_.enter), 1);
+    add_bytes(bytes_of(plan_.steady), passes_.size());
+    add_holes();
+  }
+
+  ByteRow& row_of(Edge edge, Kind kind) {
+    for (ByteRow& row : timeline_.bytes) {
+      if (row.edge == edge && row.kind == kind) return row;
+    }
+    return timeline_.bytes.emplace_back(ByteRow{edge, kind, 0, 0});
+  }
+  void add_bytes(const std::vector<ByteRow>& rows, uint64_t times) {
+    if (times == 0) return;
+    for (const ByteRow& row : rows) {
+      ByteRow& sum = row_of(row.edge, row.kind);
+      sum.bytes += row.bytes * times;
+      sum.operations += row.operations * times;
+    }
+  }
+  void add_holes() {
+    for (uint32_t h = 0; h < plan_.holes.size(); ++h) {
+      const Hole& hole = plan_.holes[h];
+      if (hole.pool == kNone) continue;
+      const SegmentSpec& segment = workload_.segments.at(hole.segment);
+      if (segment.candidates.empty()) continue;
+      const ObjectSpec& sample = workload_.objects.at(segment.candidates.front());
+      const double chunk = static_cast<double>(sample.bytes()) /
+                           static_cast<double>(std::max<size_t>(1, sample.chunks.size()));
+      const Edge edge{Tier::kDisk, plan_.pools.at(hole.pool).tier};
+      for (const PassRows& pass : passes_) {
+        const Bytes bytes = costs_.demand(h, pass.rows).bytes;
+        if (bytes == 0) continue;
+        ByteRow& row = row_of(edge, sample.kind);
+        row.bytes += bytes;
+        row.operations +=
+            static_cast<uint64_t>(std::ceil(static_cast<double>(bytes) / std::max(1.0, chunk)));
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const Workload& workload_;
+  const bool half_duplex_;
+  const std::vector<PassRows>& passes_;
+  Costs costs_;
+  CostTable enter_, steady_;
+  std::vector<uint32_t> enter_of_;   // by steady task
+  std::vector<double> begin_, end_;  // by instance
+  std::vector<uint32_t> binding_;    // by instance: what its start waited for last
+  std::array<LaneState, kLanes> lanes_;
+  std::array<double, kLanes> stall_s_{};
+  double now_ = 0;
+  const Costs::Demand* demand_ = nullptr;  // of the compute lane's head
+  double demanded_s_ = 0, worked_from_s_ = 0;
+  bool read_held_ = false, copy_held_ = false;  // by the demand
+  Timeline timeline_;
+};
+
+}  // namespace
+
+Timeline simulate(const Plan& plan, const Workload& workload, const Machine& machine,
+                  const std::vector<PassRows>& passes, bool keep_intervals) {
+  return Simulation(plan, workload, machine, passes).run(keep_intervals);
+}
+
+}  // namespace headrace::scheduler
