@@ -20,14 +20,18 @@
 namespace headrace::swap {
 namespace {
 
+// Files of later formats included, so that a store of a newer version can be removed as well.
 bool is_store_file(std::string_view name) {
-  constexpr std::string_view kManifest = "manifest.";
-  if (name == "super" || name == "data.0") return true;
-  if (!name.starts_with(kManifest)) return false;
-  const std::string_view number = name.substr(kManifest.size());
-  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  return !number.empty() && number.size() <= 20 &&
-         std::all_of(number.begin(), number.end(), is_digit);
+  if (name == "super") return true;
+  for (const std::string_view stem : {"manifest.", "data."}) {
+    if (!name.starts_with(stem)) continue;
+    const std::string_view number = name.substr(stem.size());
+    const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+    if (!number.empty() && number.size() <= 20) {
+      return std::all_of(number.begin(), number.end(), is_digit);
+    }
+  }
+  return false;
 }
 
 // The process that wrote its id into the lock file, or 0.

@@ -173,7 +173,10 @@ class Writer final : public StoreWriter {
     const auto locked = look_at_folder(folder_);
     refuse_foreign(locked);
     unfinished_.armed = true;
-    if (locked && !locked->own.empty()) remove_files(folder_, locked->own);
+    if (!locked || locked->own.empty()) return;
+    remove_files(folder_, locked->own);
+    // A store's folder goes with the store, whoever made it.
+    if (unfinished_.folders.empty()) unfinished_.folders.push_back(folder_);
   }
 
   void refuse_foreign(const std::optional<FolderContent>& content) const {
