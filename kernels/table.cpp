@@ -1,6 +1,7 @@
 #include "kernels/table.h"
 
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "kernels/cpu/tables.h"
@@ -20,11 +21,22 @@ std::string names() {
 }  // namespace
 
 std::span<const Kernels* const> tables() {
-  static const Kernels* const list[] = {&reference_table()};
+  static const std::vector<const Kernels*> list = [] {
+    std::vector<const Kernels*> all;
+    for (const IsaTable& table : isa_tables()) all.push_back(table.kernels);
+    all.push_back(&scalar_table());
+    all.push_back(&reference_table());
+    return all;
+  }();
   return list;
 }
 
-bool supported(const Kernels& kernels) { return std::string_view(kernels.isa) == "reference"; }
+bool supported(const Kernels& kernels) {
+  for (const IsaTable& table : isa_tables()) {
+    if (table.kernels == &kernels) return table.supported;
+  }
+  return true;
+}
 
 const Kernels& kernels_for(std::string_view isa) {
   for (const Kernels* table : tables()) {

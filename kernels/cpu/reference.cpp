@@ -239,25 +239,6 @@ uint32_t next_expert(const float* logits, uint64_t experts, const uint32_t* prev
   return best;
 }
 
-void topk_route(const TopkRouteArgs& a) {
-  for (uint64_t row = 0; row < a.rows; ++row) {
-    const float* logits = a.logits + row * a.experts;
-    uint32_t* expert = a.expert + row * a.k;
-    float* weight = a.weight + row * a.k;
-    for (uint64_t rank = 0; rank < a.k; ++rank) {
-      expert[rank] = next_expert(logits, a.experts, rank == 0 ? nullptr : expert + rank - 1);
-    }
-    const float most = logits[expert[0]];
-    float total = 0;  // of all experts, or of the chosen ones when these are to sum to 1
-    for (uint64_t e = 0; e < (a.renormalise ? a.k : a.experts); ++e) {
-      total += std::exp(logits[a.renormalise ? expert[e] : e] - most);
-    }
-    for (uint64_t rank = 0; rank < a.k; ++rank) {
-      weight[rank] = std::exp(logits[expert[rank]] - most) / total;
-    }
-  }
-}
-
 void gather_rows(ThreadPool&, const GatherRowsArgs& a) {
   for (uint64_t i = 0; i < a.count; ++i) {
     std::memcpy(a.out + i * a.k, a.in + a.index[i] * a.k, a.k * sizeof(float));
@@ -277,6 +258,25 @@ void combine(ThreadPool&, const CombineArgs& a) {
 }
 
 }  // namespace
+
+void topk_route(const TopkRouteArgs& a) {
+  for (uint64_t row = 0; row < a.rows; ++row) {
+    const float* logits = a.logits + row * a.experts;
+    uint32_t* expert = a.expert + row * a.k;
+    float* weight = a.weight + row * a.k;
+    for (uint64_t rank = 0; rank < a.k; ++rank) {
+      expert[rank] = next_expert(logits, a.experts, rank == 0 ? nullptr : expert + rank - 1);
+    }
+    const float most = logits[expert[0]];
+    float total = 0;  // of all experts, or of the chosen ones when these are to sum to 1
+    for (uint64_t e = 0; e < (a.renormalise ? a.k : a.experts); ++e) {
+      total += std::exp(logits[a.renormalise ? expert[e] : e] - most);
+    }
+    for (uint64_t rank = 0; rank < a.k; ++rank) {
+      weight[rank] = std::exp(logits[expert[rank]] - most) / total;
+    }
+  }
+}
 
 const Kernels& reference_table() {
   static const Kernels table{
