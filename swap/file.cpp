@@ -20,6 +20,8 @@ namespace {
 
 // A request larger than this is cut: the kernel returns 2 GiB requests short anyway.
 constexpr Bytes kRequestMax = 64 * kMiB;
+// Direct transfers in a row that move less than a block: more are taken for no progress.
+constexpr unsigned kStallsMax = 3;
 
 bool aligned(const void* data, Bytes bytes, Bytes offset) {
   return reinterpret_cast<uintptr_t>(data) % kBlock == 0 && bytes % kBlock == 0 &&
@@ -112,6 +114,7 @@ void File::read(std::span<std::byte> out, Bytes offset) {
   HEADRACE_ASSERT(!direct_ || aligned(out.data(), out.size(), offset),
                   fmt::format("{} bytes at {}", out.size(), offset));
   Bytes done = 0;
+  unsigned stalls = 0;
   while (done < out.size()) {
     const ssize_t n =
         pread(descriptor_, out.data() + done, std::min(out.size() - done, kRequestMax),
@@ -122,7 +125,8 @@ void File::read(std::span<std::byte> out, Bytes offset) {
     if (n < 0) throw_io(path_, fmt::format("read {} bytes at {} of", out.size(), offset), errno);
     // A direct read continues at a block; what came past it is read again.
     const Bytes step = direct_ ? round_down(static_cast<Bytes>(n), kBlock) : static_cast<Bytes>(n);
-    if (step == 0) {
+    stalls = step == 0 ? stalls + 1 : 0;
+    if (n == 0 || stalls == kStallsMax) {
       throw Error(ErrorCode::kFormat,
                   fmt::format("{} ends at {} where {} bytes are expected: the file is truncated; "
                               "rebuild the store",
@@ -137,7 +141,7 @@ void File::write(std::span<const std::byte> data, Bytes offset) {
   HEADRACE_ASSERT(!direct_ || aligned(data.data(), data.size(), offset),
                   fmt::format("{} bytes at {}", data.size(), offset));
   Bytes done = 0;
-  unsigned stalls = 0;  // writes in a row that moved less than a block
+  unsigned stalls = 0;
   while (done < data.size()) {
     const ssize_t n =
         pwrite(descriptor_, data.data() + done, std::min(data.size() - done, kRequestMax),
@@ -152,7 +156,7 @@ void File::write(std::span<const std::byte> data, Bytes offset) {
     // A direct write continues at a block; a part of one is written again.
     const Bytes step = direct_ ? round_down(static_cast<Bytes>(n), kBlock) : static_cast<Bytes>(n);
     stalls = step == 0 ? stalls + 1 : 0;
-    if (stalls == 3) throw_io(path_, fmt::format("write past {} of", offset + done), EIO);
+    if (stalls == kStallsMax) throw_io(path_, fmt::format("write past {} of", offset + done), EIO);
     done += step;
   }
 }
