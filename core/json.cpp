@@ -121,32 +121,47 @@ class Builder {
   std::string key_, text_, reason_;
 };
 
-void write_pretty(const json::value& value, size_t depth, std::string& out);
+constexpr size_t kCompact = static_cast<size_t>(-1);  // in place of a depth: no white space
+
+// The shortest digits that read back as the same double, and as a double: the library would write
+// 0.5 as 5E-1, and infinity as Infinity, which is not JSON (null is what JavaScript writes).
+std::string number_text(double value) {
+  if (!std::isfinite(value)) return "null";
+  std::string text = fmt::format("{}", value);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+
+void write_value(const json::value& value, size_t depth, std::string& out);
 
 template <typename Container, typename Item>
 void write_items(const Container& items, std::string_view brackets, size_t depth, std::string& out,
-                 const Item& item) {
+                 const Item& write_item) {
   out += brackets[0];
   bool first = true;
   for (const auto& each : items) {
-    out += first ? "\n" : ",\n";
+    if (!first) out += ',';
     first = false;
-    out.append(2 * (depth + 1), ' ');
-    item(each);
+    if (depth != kCompact) out.append(1, '\n').append(2 * (depth + 1), ' ');
+    write_item(each);
   }
-  if (!first) out.append(1, '\n').append(2 * depth, ' ');
+  if (!first && depth != kCompact) out.append(1, '\n').append(2 * depth, ' ');
   out += brackets[1];
 }
 
-void write_pretty(const json::value& value, size_t depth, std::string& out) {
+void write_value(const json::value& value, size_t depth, std::string& out) {
+  const size_t inner = depth == kCompact ? kCompact : depth + 1;
   if (const json::object* object = value.if_object()) {
     write_items(*object, "{}", depth, out, [&](const json::key_value_pair& pair) {
-      out += json::serialize(pair.key()) + ": ";
-      write_pretty(pair.value(), depth + 1, out);
+      out += json::serialize(pair.key());
+      out += depth == kCompact ? ":" : ": ";
+      write_value(pair.value(), inner, out);
     });
   } else if (const json::array* array = value.if_array()) {
     write_items(*array, "[]", depth, out,
-                [&](const json::value& each) { write_pretty(each, depth + 1, out); });
+                [&](const json::value& each) { write_value(each, inner, out); });
+  } else if (value.is_double()) {
+    out += number_text(value.get_double());
   } else {
     out += json::serialize(value);
   }
@@ -216,11 +231,15 @@ std::string read_file(const std::string& path, Bytes bytes_max) {
   return text;
 }
 
-std::string to_text(const json::value& value) { return json::serialize(value); }
+std::string to_text(const json::value& value) {
+  std::string out;
+  write_value(value, kCompact, out);
+  return out;
+}
 
 std::string to_pretty(const json::value& value) {
   std::string out;
-  write_pretty(value, 0, out);
+  write_value(value, 0, out);
   out += '\n';
   return out;
 }

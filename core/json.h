@@ -25,6 +25,7 @@ json::value read_json(const std::string& path, const JsonLimits& limits = {});
 // The whole of a regular file of at most `bytes_max`; kIo or kFormat otherwise.
 std::string read_file(const std::string& path, Bytes bytes_max);
 
+// A number that is not finite is written as null: JSON has no word for it.
 std::string to_text(const json::value& value);    // compact, keys in insertion order
 std::string to_pretty(const json::value& value);  // two-space indent, newline at the end
 

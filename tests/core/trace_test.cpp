@@ -59,10 +59,10 @@ TEST(TraceTest, WritesLanesTransfersAndCounters) {
       R"({"ph":"M","pid":1,"tid":1,"name":"thread_sort_index","args":{"sort_index":0}})",
       R"({"ph":"M","pid":1,"tid":2,"name":"thread_name","args":{"name":"disk \"0\""}})",
       R"({"ph":"M","pid":1,"tid":2,"name":"thread_sort_index","args":{"sort_index":1}})",
-      R"({"ph":"X","name":"step","pid":1,"ts":1E0,"tid":1,"dur":4.001E0})",
-      R"({"ph":"X","name":"fetch\n","pid":1,"ts":0E0,"tid":2,"dur":2E0,)"
+      R"({"ph":"X","name":"step","pid":1,"ts":1.0,"tid":1,"dur":4.001})",
+      R"({"ph":"X","name":"fetch\n","pid":1,"ts":0.0,"tid":2,"dur":2.0,)"
       R"("args":{"edge":"disk->host","kind":"weights","bytes":4096}})",
-      R"({"ph":"C","name":"resident host","pid":1,"ts":5E-1,"args":{"bytes":77}})",
+      R"({"ph":"C","name":"resident host","pid":1,"ts":0.5,"args":{"bytes":77}})",
   };
   EXPECT_EQ(lines, expected);
 }
