@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -178,10 +179,12 @@ class Uring final : public IoBackend {
 
   void bind() {
     if (bound_) return;
-    const int result = io_uring_enable_rings(&ring_);
+    // The call itself: liburing 2.3 declares io_uring_enable_rings but does not export it.
+    const long result =
+        syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
     if (result < 0) {
       throw Error(ErrorCode::kIo,
-                  fmt::format("io_uring cannot be started: {}; use pread", std::strerror(-result)));
+                  fmt::format("io_uring cannot be started: {}; use pread", std::strerror(errno)));
     }
     bound_ = true;
     arm_wake();
