@@ -201,10 +201,7 @@ SuperRead read_super(const std::string& folder) {
 }
 
 void remove_files(const std::string& folder, const std::vector<std::string>& own) {
-  if (remove_file(super_path(folder))) sync_folder(folder);
-  for (const std::string& name : own) {
-    if (name != "super") remove_file(folder + "/" + name);
-  }
+  for (const std::string& name : own) remove_file(folder + "/" + name);
   sync_folder(folder);
 }
 

@@ -57,8 +57,8 @@ struct SuperRead {
 // Reads FOLDER/super with direct I/O; kFormat when it does not have two slots.
 SuperRead read_super(const std::string& folder);
 
-// Removes the files named `own` so that no crash leaves a superblock that names what is gone: the
-// superblock first, flushed, then the rest.
+// Removes the files named `own`; durable when it returns, so that what is made next cannot meet a
+// superblock of before. Any part of them gone makes an unusable store, never a wrong one.
 void remove_files(const std::string& folder, const std::vector<std::string>& own);
 
 }  // namespace headrace::swap
