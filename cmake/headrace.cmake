@@ -3,7 +3,8 @@
 # PRIVATE names outside libraries.
 add_library(headrace_options INTERFACE)
 target_compile_options(headrace_options INTERFACE -Wall -Wextra -Wpedantic -Werror -Wshadow
-  -Wno-missing-field-initializers)
+  -Wno-missing-field-initializers
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # GCC 12 warns of std::string's own + (its bug 105329)
 if(HEADRACE_DEBUG_ASSERTS)
   target_compile_definitions(headrace_options INTERFACE HEADRACE_DEBUG_ASSERTS=1)
 endif()

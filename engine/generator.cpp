@@ -163,10 +163,8 @@ void Generator::sample_outputs() {
     const bool stop = !request.sampling.ignore_eos &&
                       std::find(request.stop_ids.begin(), request.stop_ids.end(), id) !=
                           request.stop_ids.end();
-    if (!stop) {
-      completion.token_ids.push_back(id);
-      if (sink_) sink_->token(r, id);
-    }
+    completion.token_ids.push_back(id);
+    if (sink_ && !stop) sink_->token(r, id);
     if (stop) {
       finish(index, FinishReason::kStop);
     } else if (completion.token_ids.size() >= request.sampling.max_tokens) {

@@ -22,14 +22,14 @@ enum class FinishReason : uint8_t { kNone, kStop, kLength };
 std::string_view name_of(FinishReason reason);  // "stop", "length"
 
 struct Completion {
-  std::vector<int32_t> token_ids;  // without the prompt, without the stop token
+  std::vector<int32_t> token_ids;  // without the prompt; ends with the stop token if one ended it
   FinishReason finish = FinishReason::kNone;
 };
 
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  virtual void token(size_t request, int32_t id) = 0;
+  virtual void token(size_t request, int32_t id) = 0;  // not called for the stop token
   virtual void done(size_t request, const Completion& completion) = 0;
 };
 

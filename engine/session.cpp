@@ -315,6 +315,12 @@ std::vector<scheduler::ByteRow> Session::predicted() const {
   return rows;
 }
 
+Bytes Session::decided_bytes() const {
+  Bytes sum = 0;
+  for (const scheduler::ByteRow& row : decided_) sum += row.bytes;
+  return sum;
+}
+
 std::vector<swap::LedgerRow> Session::counted() {
   executor_->drain();
   return pager_->ledger().rows();

@@ -102,6 +102,7 @@ class Session {
   // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was decided.
   std::vector<scheduler::ByteRow> predicted() const;
   scheduler::HoleBytes decided_range() const { return hole_range_; }  // least and most of the holes
+  Bytes decided_bytes() const;              // of those, what the replay moved
   std::vector<swap::LedgerRow> counted();   // drains first
   void finish_trace();                      // writes options.trace_file
 

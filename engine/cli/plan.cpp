@@ -1,0 +1,83 @@
+// `headrace plan`: the same planner as a run; needs no weights.
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "engine/cli/common.h"
+#include "engine/report.h"
+#include "scheduler/explain.h"
+
+namespace headrace::engine::cli {
+
+namespace {
+
+struct Flags {
+  std::string model, output;
+  uint32_t batch = 1, prompt_length = 512, generated = 256;
+  RunFlags run;
+};
+
+void run_plan(const Flags& flags, const Common& common) {
+  const SessionOptions options = session_options(flags.run, common, nullptr);
+  const std::filesystem::path path = flags.model;
+  const bool folder = std::filesystem::is_directory(path);
+  models::ModelConfig config = models::read_config(flags.model);
+  Bytes tokenizer = 0;
+  std::string name = path.filename().string();
+  if (folder) {
+    ModelFolder model = open_model(flags.model);
+    tokenizer = tokenizer_memory(model.path);
+    name = model.name;
+    const bool has_weights = std::any_of(model.sources.begin(), model.sources.end(), [](const SourceFile& f) {
+      return f.name.ends_with(".safetensors");
+    });
+    if (has_weights) open_weights(model);  // headers only: the precision is that of the files
+    config = model.config;
+  }
+  const uint64_t tokens = uint64_t{flags.prompt_length} + flags.generated;
+  if (tokens > config.max_position_embeddings) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--prompt-len, --gen-len: {} tokens, but the model takes at most {}; give less",
+                            tokens, config.max_position_embeddings))
+        .at_field("--prompt-len");
+  }
+  Demand demand;
+  demand.prompt_tokens.assign(flags.batch, flags.prompt_length);
+  demand.max_tokens.assign(flags.batch, flags.generated);
+  const kernels::Kernels& k = kernels::kernels_for(options.isa);
+  ThreadPool pool(options.threads != 0 ? options.threads : 1);
+  const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool);
+  if (!flags.output.empty()) {
+    std::ofstream file(flags.output, std::ios::trunc);
+    file << scheduler::print_plan(planned->plan);
+    if (!file.flush()) {
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output)).at_path(flags.output);
+    }
+  }
+  if (common.json) {
+    return print_json({{"model", name},
+                       {"plan", plan_json(planned->plan, planned->planning_ms)},
+                       {"swap", planned_swap_json(planned->plan)},
+                       {"alternatives", alternatives_json(planned->plan)}});
+  }
+  print_text(scheduler::explain(planned->plan, planned->workload, planned->machine, planned->budgets));
+}
+
+}  // namespace
+
+Command add_plan(CLI::App& app, Common& common) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* c = app.add_subcommand("plan", "what would move where, before anything runs");
+  c->add_option("MODEL", flags->model, "a Hugging Face folder, or a config.json")->required();
+  c->add_option("--batch", flags->batch, "sequences")->check(CLI::Range(1u, 1u << 16))->capture_default_str();
+  c->add_option("--prompt-len", flags->prompt_length, "tokens of each prompt")->check(CLI::Range(1u, 1u << 24))->capture_default_str();
+  c->add_option("--gen-len", flags->generated, "tokens to generate for each")->check(CLI::Range(1u, 1u << 24))->capture_default_str();
+  c->add_option("-o,--output", flags->output, "write the plan as text, for --plan of a run");
+  add_run_flags(*c, flags->run);
+  refuse_flags(*c, {"--train", "--micro-batches", "--micro-batch-size", "--seq-len", "--optimizer"}, "training is");
+  refuse_flags(*c, {"--pin"}, "pinned decisions are");
+  return {c, [flags, &common] { run_plan(*flags, common); }};
+}
+
+}  // namespace headrace::engine::cli

@@ -1,0 +1,82 @@
+// `headrace profile`: runs another command with a trace, then reports on it; or reports on a trace.
+#include "engine/profile.h"
+
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "engine/cli/common.h"
+
+namespace headrace::engine::cli {
+
+namespace {
+
+struct Flags {
+  std::string output;
+  std::vector<std::string> command;
+};
+
+// Runs this same program with `args`; its output is its own. Returns its exit code.
+int run_self(const std::vector<std::string>& args) {
+  std::vector<char*> argv;
+  std::string name = "headrace";
+  argv.push_back(name.data());
+  std::vector<std::string> copy = args;
+  for (std::string& a : copy) argv.push_back(a.data());
+  argv.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execv("/proc/self/exe", argv.data());
+    ::_exit(127);
+  }
+  int status = 0;
+  while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (child < 0) throw Error(ErrorCode::kFailed, "profile: no process could be started; try again");
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+void report(const std::string& path, const Common& common) {
+  const TraceReport trace = read_trace(path);
+  if (common.json) return print_json(to_json(trace));
+  print_text(to_text(trace));
+}
+
+void run_profile(const Flags& flags, const Common& common) {
+  std::vector<std::string> command = flags.command;
+  if (!command.empty() && command.front() == "headrace") command.erase(command.begin());
+  if (command.empty()) {
+    throw Error(ErrorCode::kUsage, "profile: no command; write `headrace profile -o TRACE.json.gz -- generate MODEL …`").at_field("COMMAND");
+  }
+  if (command.front() == "report") {
+    if (command.size() != 2) throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
+    if (!flags.output.empty()) {
+      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out").at_field("-o");
+    }
+    return report(command[1], common);
+  }
+  if (command.front() != "generate" && command.front() != "logits") {
+    throw Error(ErrorCode::kUsage, fmt::format("profile: {} moves nothing; give generate or logits", command.front())).at_field("COMMAND");
+  }
+  const std::string path = flags.output.empty() ? "headrace-trace.json.gz" : flags.output;
+  command.push_back("--trace");
+  command.push_back(path);
+  if (const int code = run_self(command); code != 0) throw Silent{code};
+  if (common.json) return;  // the command's own object is the one on stdout
+  fmt::print(stderr, "\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)), path);
+}
+
+}  // namespace
+
+Command add_profile(CLI::App& app, Common& common) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* c = app.add_subcommand("profile", "trace and swap report of a command: profile [-o TRACE.json.gz] -- generate …; profile report TRACE");
+  c->add_option("-o,--output", flags->output, "the trace to write: .json or .json.gz");
+  c->add_option("COMMAND", flags->command, "the command after --, or: report TRACE");
+  c->positionals_at_end();
+  return {c, [flags, &common] { run_profile(*flags, common); }};
+}
+
+}  // namespace headrace::engine::cli

@@ -1,0 +1,184 @@
+#include "engine/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/limits.h"
+#include "scheduler/fill.h"
+
+namespace headrace::engine {
+
+namespace {
+
+double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+
+struct SwapRow {
+  Edge edge;
+  Kind kind;
+  Bytes predicted = 0, counted = 0;
+  uint64_t operations = 0;
+};
+
+std::vector<SwapRow> swap_rows(Session& session) {
+  std::vector<SwapRow> rows;
+  const auto at = [&](Edge edge, Kind kind) -> SwapRow& {
+    for (SwapRow& row : rows) {
+      if (row.edge == edge && row.kind == kind) return row;
+    }
+    return rows.emplace_back(SwapRow{.edge = edge, .kind = kind});
+  };
+  for (const swap::LedgerRow& row : session.counted()) {
+    SwapRow& r = at(row.edge, row.kind);
+    r.counted += row.bytes;
+    r.operations += row.operations;
+  }
+  for (const scheduler::ByteRow& row : session.predicted()) at(row.edge, row.kind).predicted += row.bytes;
+  return rows;
+}
+
+bool decided_edge(const Session& session, Edge edge) {
+  return std::any_of(session.plan().pools.begin(), session.plan().pools.end(),
+                     [&](const scheduler::Pool& pool) {
+                       return edge == Edge{Tier::kDisk, pool.tier};
+                     });
+}
+
+}  // namespace
+
+json::object memory_json(const Session& session) {
+  const scheduler::Plan& plan = session.plan();
+  const Bytes work = plan.memory.kv + plan.memory.activations;
+  json::object tiers;
+  if (plan.arena_bytes[0] != 0) {
+    tiers["device"] = json::object{{"budget", plan.arena_bytes[0]}, {"peak", plan.arena_bytes[0]}};
+  }
+  tiers["host"] = json::object{{"budget", plan.budget - plan.arena_bytes[0]},
+                               {"peak", plan.arena_bytes[1] + work}};
+  return {{"budget", plan.budget}, {"peak_rss", peak_rss()}, {"tiers", tiers}};
+}
+
+json::object plan_json(const scheduler::Plan& plan, double planning_ms) {
+  const scheduler::MemorySplit& m = plan.memory;
+  json::object memory{{"base", m.base},
+                      {"resident_weights", m.resident_weights},
+                      {"stream_ring", m.stream_ring},
+                      {"kv", m.kv},
+                      {"activations", m.activations},
+                      {"gradients", m.gradients},
+                      {"optimizer", m.optimizer},
+                      {"workspace", m.workspace},
+                      {"io", m.io},
+                      {"slack", m.slack}};
+  json::object o{{"policy", plan.policy},
+                 {"numerics", plan.numerics},
+                 {"budget", plan.budget},
+                 {"weights_bytes", plan.weights_bytes},
+                 {"memory", memory},
+                 {"prefetch_depth", plan.prefetch_depth},
+                 {"rows", plan.rows_max},
+                 {"bytes", plan.bytes},
+                 {"bound_bytes", plan.bound_bytes},
+                 {"predicted_s", plan.predicted_s},
+                 {"why", plan.why},
+                 {"planning_ms", planning_ms}};
+  if (!plan.pools.empty()) {
+    o["least_bytes"] = plan.bytes_least;
+    o["most_bytes"] = plan.bytes_most;
+  }
+  return o;
+}
+
+json::array swap_json(Session& session) {
+  json::array out;
+  const scheduler::HoleBytes range = session.decided_range();
+  for (const SwapRow& row : swap_rows(session)) {
+    json::object o{{"edge", name_of(row.edge)},
+                   {"kind", name_of(row.kind)},
+                   {"predicted_bytes", row.predicted},
+                   {"counted_bytes", row.counted},
+                   {"operations", row.operations}};
+    if (row.kind == Kind::kWeights && decided_edge(session, row.edge)) {
+      const Bytes fixed = row.predicted - std::min(row.predicted, session.decided_bytes());
+      o["predicted_least_bytes"] = fixed + range.least;
+      o["predicted_most_bytes"] = fixed + range.most;
+    }
+    out.push_back(o);
+  }
+  return out;
+}
+
+json::object timings_json(const Session& session, const RunTimings& t) {
+  return {{"prepare_s", session.timings().prepare_s},
+          {"load_s", session.timings().load_s},
+          {"prefill_s", t.prefill_s},
+          {"decode_s", t.decode_s},
+          {"prefill_tokens_per_second", rate(static_cast<double>(t.prompt_tokens), t.prefill_s)},
+          {"decode_tokens_per_second", rate(static_cast<double>(t.decode_tokens), t.decode_s)},
+          {"passes", t.passes},
+          {"transforms", session.prepared().tensors}};
+}
+
+json::object stall_json(Session& session) {
+  const ExecutorCounters& c = session.executor().counters();
+  return {{"seconds", c.stall_disk_s + c.stall_copy_s},
+          {"by_cause", json::object{{"disk_read", c.stall_disk_s}, {"copy", c.stall_copy_s}}}};
+}
+
+std::string swap_table(Session& session) {
+  const scheduler::Plan& plan = session.plan();
+  std::string text = fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", "edge", "kind", "predicted",
+                                 "counted", "operations");
+  for (const SwapRow& row : swap_rows(session)) {
+    text += fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", name_of(row.edge), name_of(row.kind),
+                        row.predicted, row.counted, row.operations);
+  }
+  text += fmt::format("a decode pass moves {}; no schedule within {} moves less than {}\n",
+                      format_bytes(plan.bytes), format_bytes(plan.budget),
+                      format_bytes(plan.bound_bytes));
+  return text;
+}
+
+std::string summary_line(Session& session, const RunTimings& t) {
+  const ExecutorCounters& c = session.executor().counters();
+  return fmt::format(
+      "{} prompt tokens at {:.1f}/s, {} decoded at {:.2f}/s; load {:.2f} s, stalled {:.2f} s; peak {} of "
+      "{}; policy {} ({})",
+      t.prompt_tokens, rate(static_cast<double>(t.prompt_tokens), t.prefill_s), t.decode_tokens,
+      rate(static_cast<double>(t.decode_tokens), t.decode_s), session.timings().load_s,
+      c.stall_disk_s + c.stall_copy_s, format_bytes(peak_rss()), format_bytes(session.plan().budget),
+      session.plan().policy, session.plan().why);
+}
+
+json::array planned_swap_json(const scheduler::Plan& plan) {
+  json::array out;
+  const auto rows = [&](const scheduler::Round& round, const char* phase) {
+    for (const scheduler::ByteRow& row : scheduler::bytes_of(round)) {
+      out.push_back(json::object{{"phase", phase},
+                                 {"edge", name_of(row.edge)},
+                                 {"kind", name_of(row.kind)},
+                                 {"predicted_bytes", row.bytes},
+                                 {"operations", row.operations}});
+    }
+  };
+  rows(plan.enter, "first");
+  rows(plan.steady, "steady");
+  return out;
+}
+
+json::array alternatives_json(const scheduler::Plan& plan) {
+  json::array out;
+  for (const scheduler::Alternative& a : plan.alternatives) {
+    json::object o{{"policy", a.policy},
+                   {"prefetch_depth", a.prefetch_depth},
+                   {"rows", a.rows_max},
+                   {"bytes", a.bytes},
+                   {"predicted_s", a.predicted_s},
+                   {"why", a.why}};
+    if (a.required_bytes != 0) o["required_bytes"] = a.required_bytes;
+    out.push_back(o);
+  }
+  return out;
+}
+
+}  // namespace headrace::engine

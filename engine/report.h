@@ -1,0 +1,28 @@
+// What a run reports: the JSON of the command-line contract and the table that people read.
+#pragma once
+
+#include <string>
+
+#include "core/json.h"
+#include "engine/session.h"
+
+namespace headrace::engine {
+
+struct RunTimings {
+  double prefill_s = 0, decode_s = 0;
+  uint64_t prompt_tokens = 0, decode_tokens = 0, passes = 0;
+};
+
+json::object memory_json(const Session& session);
+json::object plan_json(const scheduler::Plan& plan, double planning_ms);
+json::array swap_json(Session& session);             // predicted beside counted; drains first
+json::object timings_json(const Session& session, const RunTimings& timings);
+json::object stall_json(Session& session);
+std::string swap_table(Session& session);            // lines for people
+std::string summary_line(Session& session, const RunTimings& timings);
+
+// `plan --json`: rows of the first pass (enter) and of one steady pass.
+json::array planned_swap_json(const scheduler::Plan& plan);
+json::array alternatives_json(const scheduler::Plan& plan);
+
+}  // namespace headrace::engine

@@ -1,0 +1,285 @@
+#include "engine/synth.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "core/half.h"
+#include "core/random.h"
+#include "engine/tokenizer/synthetic.h"
+#include "models/config.h"
+#include "models/families.h"
+#include "models/weights.h"
+
+namespace headrace::engine {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr Bytes kShardBytes = 2 * kGiB;
+constexpr size_t kBatch = 1 << 16;            // values made at a time
+constexpr double kDeviation = 0.02;
+
+struct Tensor {
+  std::string name;
+  std::vector<uint64_t> shape;
+  bool norm = false;
+  Bytes bytes = 0;
+  uint64_t values() const {
+    uint64_t n = 1;
+    for (uint64_t d : shape) n *= d;
+    return n;
+  }
+};
+
+std::vector<Tensor> tensors_of(const models::ModelConfig& config) {
+  std::vector<Tensor> tensors;
+  models::for_each_tensor(models::layout_of(config), [&](const models::Part& part) {
+    Tensor t{.name = part.tensor, .shape = {part.rows, part.k}};
+    if (part.form == models::Form::kVector) t.shape = {part.k};
+    t.norm = part.form == models::Form::kVector && part.tensor.ends_with(".weight");
+    t.bytes = t.values() * size_of(config.dtype);
+    tensors.push_back(t);
+  });
+  return tensors;
+}
+
+Bytes weight_bytes(const models::ModelConfig& config) {
+  Bytes sum = 0;
+  for (const Tensor& t : tensors_of(config)) sum += t.bytes;
+  return sum;
+}
+
+// Inverse of the normal distribution's cumulative function (Acklam's rational approximation, relative error
+// 1.2e-9): more than enough for a table of 65536 quantiles.
+double normal_quantile(double p) {
+  constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
+                          1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
+  constexpr double b[] = {-5.447609879822406e+01, 1.615858368580409e+02, -1.556989798598866e+02,
+                          6.680131188771972e+01, -1.328068155288572e+01};
+  constexpr double c[] = {-7.784894002430293e-03, -3.223964580411365e-01, -2.400758277161838e+00,
+                          -2.549732539343734e+00, 4.374664141464968e+00,  2.938163982698783e+00};
+  constexpr double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
+                          3.754408661907416e+00};
+  if (p > 0.5) return -normal_quantile(1 - p);
+  if (p < 0.02425) {
+    const double q = std::sqrt(-2 * std::log(p));
+    return (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
+           ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1);
+  }
+  const double q = p - 0.5, r = q * q;
+  return (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
+         (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
+}
+
+// Values of one tensor in stored precision. A value takes 16 random bits: an index into the quantiles.
+class Values {
+ public:
+  Values(DType dtype, uint64_t seed) : dtype_(dtype), seed_(seed), table_(65536) {
+    for (size_t i = 0; i < table_.size(); ++i) {
+      table_[i] = static_cast<float>(kDeviation * normal_quantile((static_cast<double>(i) + 0.5) / 65536));
+    }
+    room_.resize(kBatch * size_of(dtype));
+  }
+
+  // The bytes of values [first, first + count) of the tensor; first a multiple of 8.
+  std::span<const std::byte> make(const Tensor& tensor, uint64_t first, size_t count) {
+    const uint64_t stream = digest64(tensor.name);
+    for (size_t i = 0; i < count; i += 8) {
+      std::array<uint32_t, 4> bits{};
+      if (!tensor.norm) bits = philox(seed_, stream, (first + i) / 8);
+      for (size_t j = 0; j < std::min<size_t>(8, count - i); ++j) {
+        const uint32_t index = bits[j / 2] >> (j % 2 * 16) & 0xffff;
+        put(i + j, tensor.norm ? 1.0f : table_[index]);
+      }
+    }
+    return std::span(room_).first(count * size_of(dtype_));
+  }
+
+ private:
+  void put(size_t at, float value) {
+    const uint16_t half = dtype_ == DType::kBF16 ? f32_to_bf16(value) : f32_to_f16(value);
+    if (dtype_ == DType::kF32) {
+      std::memcpy(room_.data() + at * 4, &value, 4);
+    } else {
+      std::memcpy(room_.data() + at * 2, &half, 2);
+    }
+  }
+  DType dtype_;
+  uint64_t seed_;
+  std::vector<float> table_;
+  std::vector<std::byte> room_;
+};
+
+std::string shard_header(const std::vector<Tensor>& tensors, size_t begin, size_t end, DType dtype) {
+  json::object header{{"__metadata__", json::object{{"format", "pt"}}}};
+  Bytes offset = 0;
+  for (size_t i = begin; i < end; ++i) {
+    json::array shape;
+    for (uint64_t d : tensors[i].shape) shape.push_back(d);
+    header[tensors[i].name] = json::object{{"dtype", safetensors_name(dtype)},
+                                           {"shape", shape},
+                                           {"data_offsets", json::array{offset, offset + tensors[i].bytes}}};
+    offset += tensors[i].bytes;
+  }
+  std::string text = to_text(header);
+  text.resize(round_up(text.size(), 8), ' ');
+  return text;
+}
+
+void write_file(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  if (!file.flush()) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: writing failed; check the space on that disk", path.string()))
+        .at_path(path.string());
+  }
+}
+
+// Gives written pages back early: a machine-sized model must not fill the page cache.
+void flush_pages(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  ::fdatasync(fd);
+  ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(fd);
+}
+
+class Writer {
+ public:
+  Writer(fs::path out, DType dtype, uint64_t seed, Bytes total, const std::function<void(Bytes, Bytes)>& progress)
+      : out_(std::move(out)), dtype_(dtype), values_(dtype, seed), total_(total), progress_(progress) {}
+
+  void shard(const std::string& name, const std::vector<Tensor>& tensors, size_t begin, size_t end) {
+    const fs::path path = out_ / name;
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    const std::string header = shard_header(tensors, begin, end, dtype_);
+    const uint64_t length = header.size();
+    file.write(reinterpret_cast<const char*>(&length), 8);
+    file.write(header.data(), static_cast<std::streamsize>(header.size()));
+    for (size_t i = begin; i < end; ++i) tensor(file, tensors[i]);
+    if (!file.flush()) {
+      throw Error(ErrorCode::kIo, fmt::format("{}: writing failed; check the space on that disk", path.string()))
+          .at_path(path.string());
+    }
+    file.close();
+    flush_pages(path);
+  }
+
+ private:
+  void tensor(std::ofstream& file, const Tensor& t) {
+    for (uint64_t first = 0; first < t.values(); first += kBatch) {
+      const auto bytes = values_.make(t, first, std::min<uint64_t>(kBatch, t.values() - first));
+      file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+      done_ += bytes.size();
+      if (progress_) progress_(done_, total_);
+    }
+  }
+  fs::path out_;
+  DType dtype_;
+  Values values_;
+  Bytes done_ = 0, total_;
+  const std::function<void(Bytes, Bytes)>& progress_;
+};
+
+models::ModelConfig checked(const json::object& config) { return models::parse_config(config, "synth"); }
+
+// Sets the number of layers (and, for models too small for their own width, the width) so that the weights
+// come closest to `size`. What the user set stays.
+void fit(json::object& config, const json::object& set, Bytes size) {
+  const auto bytes_with = [&](int64_t layers) {
+    config["num_hidden_layers"] = layers;
+    return weight_bytes(checked(config));
+  };
+  const auto halve = [&](const char* key) {
+    if (const json::value* v = config.if_contains(key); v && !set.contains(key) && v->is_int64()) {
+      config[key] = std::max<int64_t>(16, v->as_int64() / 2);
+    }
+  };
+  if (set.contains("num_hidden_layers")) {
+    throw Error(ErrorCode::kUsage, "--size: the number of layers is set too; give one of them").at_field("--size");
+  }
+  while (!set.contains("hidden_size") && bytes_with(2) > size && config["hidden_size"].as_int64() > 64) {
+    for (const char* key : {"hidden_size", "intermediate_size", "vocab_size"}) halve(key);
+    if (config["vocab_size"].as_int64() < 512) config["vocab_size"] = 512;
+    if (const int64_t heads = config["num_attention_heads"].as_int64(); heads > 1) {
+      config["num_attention_heads"] = heads / 2;
+      const int64_t kv = config["num_key_value_heads"].as_int64();
+      config["num_key_value_heads"] = std::max<int64_t>(1, std::min(kv, heads / 2));
+    }
+  }
+  const Bytes one = bytes_with(1), two = bytes_with(2);
+  const double layers = 1 + (static_cast<double>(size) - static_cast<double>(one)) / static_cast<double>(two - one);
+  bytes_with(std::clamp<int64_t>(std::llround(layers), 1, 1024));
+}
+
+}  // namespace
+
+SynthReport synthesize(const std::string& out, const SynthOptions& options,
+                       const std::function<void(Bytes, Bytes)>& progress) {
+  json::object config = options.config;
+  if (config.empty()) {
+    const models::Family* family = models::find_family(options.family);
+    if (family == nullptr) {
+      std::string known;
+      for (const models::Family& f : models::families()) known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
+      throw Error(ErrorCode::kUsage, fmt::format("--family: {} is unknown; give one of {}", options.family, known))
+          .at_field("--family");
+    }
+    config = family->example();
+  }
+  for (const auto& item : options.set) config[item.key()] = item.value();
+  config["dtype"] = options.dtype;
+  config.erase("torch_dtype");
+  if (options.size != 0) fit(config, options.set, options.size);
+  const models::ModelConfig model = checked(config);
+  const fs::path folder = out;
+  if (fs::exists(folder / "config.json")) {
+    throw Error(ErrorCode::kUsage, fmt::format("{}: holds a model already; give another folder", out)).at_path(out);
+  }
+  const std::vector<Tensor> tensors = tensors_of(model);
+  const Bytes total = weight_bytes(model);
+  std::error_code failed;
+  fs::create_directories(folder, failed);
+  if (failed) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be made: {}; check the path", out, failed.message())).at_path(out);
+  }
+  std::vector<size_t> ends;
+  Bytes filled = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (filled != 0 && filled + tensors[i].bytes > kShardBytes) ends.push_back(i), filled = 0;
+    filled += tensors[i].bytes;
+  }
+  ends.push_back(tensors.size());
+  Writer writer(folder, model.dtype, options.seed, total, progress);
+  json::object map;
+  for (size_t s = 0, begin = 0; s < ends.size(); begin = ends[s++]) {
+    const std::string name = ends.size() == 1 ? "model.safetensors"
+                                              : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, ends.size());
+    for (size_t i = begin; i < ends[s]; ++i) map[tensors[i].name] = name;
+    writer.shard(name, tensors, begin, ends[s]);
+  }
+  if (ends.size() > 1) {
+    write_file(folder / "model.safetensors.index.json",
+               to_pretty(json::object{{"metadata", json::object{{"total_size", total}}}, {"weight_map", map}}));
+  }
+  write_file(folder / "tokenizer.json", synthetic_tokenizer_json(model.vocab_size, options.seed));
+  write_file(folder / "tokenizer_config.json", synthetic_tokenizer_config_json(model.vocab_size));
+  config["bos_token_id"] = static_cast<int64_t>(model.vocab_size) - 2;
+  config["eos_token_id"] = static_cast<int64_t>(model.vocab_size) - 1;
+  write_file(folder / "generation_config.json",
+             to_pretty(json::object{{"bos_token_id", config["bos_token_id"]}, {"eos_token_id", config["eos_token_id"]}}));
+  write_file(folder / "config.json", to_pretty(config));  // last: without it the folder holds no model
+  return {.weight_bytes = total, .layers = model.layers, .shards = static_cast<uint32_t>(ends.size())};
+}
+
+}  // namespace headrace::engine
