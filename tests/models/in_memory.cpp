@@ -3,13 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <fstream>
-#include <numeric>
 #include <set>
 
 #include "core/half.h"
 #include "core/safetensors.h"
+#include "models/families.h"
 
 namespace headrace::models {
 
@@ -99,6 +100,35 @@ std::unique_ptr<InMemoryModel> load_model(const std::string& folder) {
   });
   EXPECT_TRUE(left.empty()) << "no place for " << *left.begin();
   return pack_model(config, tensors);
+}
+
+json::object random_config(Random& random) {
+  const Family& family = families()[random.below(families().size())];
+  json::object config = family.example();
+  const std::string name = family.name;
+  const uint64_t groups = random.between(1, 3), kv_heads = random.between(1, 4);
+  config["num_attention_heads"] = groups * kv_heads;
+  config["num_key_value_heads"] = kv_heads;
+  config["head_dim"] = 2 * random.between(1, 20);
+  if (name == "qwen2") config["hidden_size"] = groups * kv_heads * 2 * random.between(1, 12);
+  if (name == "qwen2") config.erase("head_dim");
+  if (name != "qwen2") config["hidden_size"] = random.between(1, 150);
+  config["intermediate_size"] = random.between(1, 200);
+  config["num_hidden_layers"] = random.between(1, 3);
+  config["vocab_size"] = random.between(1, 400);
+  config["tie_word_embeddings"] = random.chance(0.5);
+  config["torch_dtype"] = json::array{"float32", "bfloat16", "float16"}[random.below(3)];
+  if (name == "llama" || name == "qwen3") config["attention_bias"] = random.chance(0.5);
+  if (name == "llama") config["mlp_bias"] = random.chance(0.5);
+  if (random.chance(0.5)) config["sliding_window"] = random.between(1, 50);
+  if (name.starts_with("qwen")) config["use_sliding_window"] = random.chance(0.5);
+  config["max_window_layers"] = random.between(0, 3);
+  if (name == "mixtral") {
+    const uint64_t experts = random.between(1, 6);
+    config["num_local_experts"] = experts;
+    config["num_experts_per_tok"] = random.between(1, experts);
+  }
+  return config;
 }
 
 Matrices random_tensors(const ModelConfig& config, uint64_t seed) {

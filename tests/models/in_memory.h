@@ -42,6 +42,8 @@ struct InMemoryModel {
 // Vectors are float32, matrices of the config's type.
 std::unique_ptr<InMemoryModel> pack_model(const ModelConfig& config, const Matrices& tensors);
 std::unique_ptr<InMemoryModel> load_model(const std::string& folder);
+// A config.json of any family with sizes drawn so that most objects have several chunks.
+json::object random_config(Random& random);
 Matrices random_tensors(const ModelConfig& config, uint64_t seed);
 
 struct Row {
