@@ -1,0 +1,265 @@
+// The real backends: what they read and count, and what they say when the system refuses them.
+#include "swap/io.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+#include "core/arena.h"
+#include "tests/swap/pager_fixture.h"
+
+namespace headrace::swap {
+namespace {
+
+using ::testing::HasSubstr;
+
+bool uring_works(const IoFiles& files) {
+  try {
+    open_io("io_uring", files, {});
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// Bytes that this process has had fetched from the storage layer.
+Bytes read_bytes_of_process() {
+  std::ifstream in("/proc/self/io");
+  std::string name;
+  Bytes value = 0;
+  while (in >> name >> value) {
+    if (name == "read_bytes:") return value;
+  }
+  return 0;
+}
+
+TEST(Io, CountedBytesAreTheSystemsBytes) {
+  for (const std::string engine : {"io_uring", "pread"}) {
+    SCOPED_TRACE(engine);
+    Random random(test_seed());
+    TempFolder folder;
+    ImageStore store(random, {.files = 2, .chunks_most = 8});
+    store.write_files(folder.path());
+    if (!store.files().direct || (engine == "io_uring" && !uring_works(store.files()))) {
+      GTEST_SKIP() << "needs direct I/O and " << engine;
+    }
+    const Arena arena(store.most());
+    const auto buffer = arena.span(0, arena.size());
+    read_bytes_of_process();  // once before the mark: whatever it loads is loaded
+    const Bytes before_open = read_bytes_of_process();
+    const auto pager =
+        make_pager(store, {.engine = engine, .request_bytes = 24 * kKiB, .buffers = {&buffer, 1}});
+    EXPECT_EQ(read_bytes_of_process(), before_open) << "the probe read costs no bytes";
+    Bytes bytes = 0;
+    for (int i = 0; i < 100; ++i) {
+      const auto [object, chunk] = store.chunks()[random.below(store.chunks().size())];
+      pager->wait(pager->start({.object = object, .chunk = chunk, .target = arena.data()}));
+      bytes += store.truth(object, chunk).size();
+    }
+    EXPECT_EQ(read_bytes_of_process() - before_open, bytes);
+    EXPECT_EQ(pager->ledger().bytes({Tier::kDisk, Tier::kHost}, Kind::kWeights), bytes);
+    EXPECT_EQ(pager->ledger().rows().size(), 1u);
+    EXPECT_EQ(pager->caps().registered_buffers, engine == "io_uring");
+  }
+}
+
+TEST(Io, AnUnknownEngineIsAUsageError) {
+  const Error error = error_of([] { open_io("mmap", {}, {}); });
+  EXPECT_EQ(error.code(), ErrorCode::kUsage);
+  EXPECT_THAT(error.what(), HasSubstr("auto, io_uring or pread"));
+}
+
+TEST(Io, WritesFlushesAndReadsBack) {
+  for (const std::string engine : {"io_uring", "pread"}) {
+    SCOPED_TRACE(engine);
+    TempFolder folder;
+    File file = File::create(folder / "data.0");
+    file.reserve(kMiB);
+    const IoFiles files{.descriptors = {file.descriptor()}, .direct = file.direct()};
+    if (engine == "io_uring" && !uring_works(files)) continue;
+    const auto backend = open_io(engine, files, {.operations_max = 4});
+    const AlignedBuffer out(kMiB), in(kMiB);
+    std::memcpy(out.data(), random_bytes().data(), kMiB);
+    std::vector<IoCompletion> done;
+    const auto move_all = [&](IoKind kind, std::byte* data) {
+      constexpr Bytes kPiece = 64 * kKiB;
+      for (Bytes at = 0; at < kMiB; at += kPiece) {
+        const IoOp op{.kind = kind, .offset = at, .data = data + at, .bytes = kPiece, .user = at};
+        while (backend->submit({&op, 1}) == 0) backend->poll(1, UINT64_MAX, done);
+        EXPECT_LE(backend->in_flight(), 4u);
+      }
+      while (backend->in_flight() > 0) backend->poll(backend->in_flight(), UINT64_MAX, done);
+      EXPECT_EQ(done.size(), kMiB / kPiece);
+      for (const IoCompletion& completion : done) {
+        EXPECT_EQ(completion.result, static_cast<int32_t>(kPiece));
+      }
+      done.clear();
+    };
+    move_all(IoKind::kWrite, out.data());
+    const IoOp flush{.kind = IoKind::kFlush, .user = 9};
+    ASSERT_EQ(backend->submit({&flush, 1}), 1u);
+    backend->poll(1, UINT64_MAX, done);
+    ASSERT_EQ(done.size(), 1u);
+    EXPECT_EQ(done[0].result, 0);
+    done.clear();
+    move_all(IoKind::kRead, in.data());
+    EXPECT_EQ(std::memcmp(in.data(), out.data(), kMiB), 0);
+  }
+}
+
+TEST(Io, WakeEndsAPollAndIsNotLost) {
+  TempFolder folder;
+  File file = File::create(folder / "data.0");
+  const IoFiles files{.descriptors = {file.descriptor()}, .direct = file.direct()};
+  for (const std::string engine : {"io_uring", "pread"}) {
+    SCOPED_TRACE(engine);
+    if (engine == "io_uring" && !uring_works(files)) continue;
+    const auto backend = open_io(engine, files, {});
+    std::vector<IoCompletion> done;
+    backend->wake();  // before the poll: it must not sleep
+    backend->poll(1, UINT64_MAX, done);
+    std::thread waker([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      backend->wake();
+    });
+    backend->poll(1, UINT64_MAX, done);
+    waker.join();
+    const double begin = steady_clock().seconds();
+    backend->poll(1, 20'000'000, done);
+    EXPECT_GE(steady_clock().seconds() - begin, 0.019);
+    EXPECT_TRUE(done.empty());
+  }
+}
+
+// Runs `body` in a child, which it may cripple; returns what it wrote.
+template <typename Body>
+std::string in_child(const Body& body) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    close(ends[0]);
+    std::string text;
+    try {
+      text = body();
+    } catch (const std::exception& error) {
+      text = std::string("error: ") + error.what();
+    }
+    [[maybe_unused]] const ssize_t written = write(ends[1], text.data(), text.size());
+    _exit(0);
+  }
+  close(ends[1]);
+  std::string text;
+  char room[4096];
+  for (ssize_t got = 0; (got = read(ends[0], room, sizeof room)) > 0;) {
+    text.append(room, static_cast<size_t>(got));
+  }
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status)) << "the child died";
+  return text;
+}
+
+std::string read_all_through(const ImageStore& store, const char* engine) {
+  const Arena arena(16 * kMiB);  // made here, because arenas are not inherited
+  const auto buffer = arena.span(0, arena.size());
+  const auto pager = make_pager(store, {.engine = engine, .buffers = {&buffer, 1}});
+  for (const auto& [object, chunk] : store.chunks()) {
+    pager->wait(pager->start({.object = object, .chunk = chunk, .target = arena.data()}));
+    const auto truth = store.truth(object, chunk);
+    if (std::memcmp(arena.data(), truth.data(), truth.size()) != 0) return "wrong bytes";
+  }
+  return std::string(pager->caps().name) + "|" + pager->caps().note;
+}
+
+void forbid(uint32_t call, uint32_t error) {
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program{.len = 4, .filter = code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+    throw Error(ErrorCode::kFailed, "no seccomp here");
+  }
+}
+
+class IoRefused : public ::testing::Test {
+ protected:
+  IoRefused() : random_(test_seed()), store_(random_, {}) { store_.write_files(folder_.path()); }
+  Random random_;
+  TempFolder folder_;
+  ImageStore store_;
+};
+
+TEST_F(IoRefused, SetupForbiddenFallsBackAndSaysWhy) {
+  const std::string got = in_child([&] {
+    forbid(SYS_io_uring_setup, EPERM);
+    return read_all_through(store_, "auto");
+  });
+  EXPECT_THAT(got, HasSubstr("pread|reads use pread threads: cannot open io_uring"));
+  EXPECT_THAT(got, ::testing::AnyOf(HasSubstr("seccomp"), HasSubstr("io_uring_disabled")));
+}
+
+TEST_F(IoRefused, SetupForbiddenIsAnErrorWhereIoUringWasAskedFor) {
+  const std::string got = in_child([&] {
+    forbid(SYS_io_uring_setup, EPERM);
+    return read_all_through(store_, "io_uring");
+  });
+  EXPECT_THAT(got, HasSubstr("error: cannot open io_uring"));
+}
+
+TEST_F(IoRefused, AKernelWithoutIoUringFallsBack) {
+  const std::string got = in_child([&] {
+    forbid(SYS_io_uring_setup, ENOSYS);
+    return read_all_through(store_, "auto");
+  });
+  EXPECT_THAT(got, HasSubstr("pread|"));
+}
+
+TEST_F(IoRefused, EnterForbiddenIsFoundByTheProbeRead) {
+  const std::string got = in_child([&] {
+    forbid(SYS_io_uring_enter, EPERM);
+    return read_all_through(store_, "auto");
+  });
+  EXPECT_THAT(got, HasSubstr("pread|reads use pread threads: "));
+}
+
+TEST_F(IoRefused, RegisteringForbiddenFallsBackOrReadsUnregistered) {
+  const std::string got = in_child([&] {
+    forbid(SYS_io_uring_register, EPERM);
+    return read_all_through(store_, "auto");
+  });
+  EXPECT_THAT(got, HasSubstr("pread|"));
+}
+
+TEST_F(IoRefused, SmallLockedMemoryReadsUnregisteredWithANote) {
+  if (!uring_works(store_.files())) GTEST_SKIP() << "no io_uring here";
+  const std::string got = in_child([&] {
+    const rlimit limit{64 * kKiB, 64 * kKiB};
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) return std::string("no setrlimit");
+    // Root is exempt from the limit.
+    if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) return std::string("no setuid");
+    return read_all_through(store_, "auto");
+  });
+  EXPECT_THAT(got, HasSubstr("io_uring|buffers are not registered"));
+  EXPECT_THAT(got, HasSubstr("ulimit -l"));
+}
+
+}  // namespace
+}  // namespace headrace::swap
