@@ -20,6 +20,7 @@
 #include <limits>
 #include <map>
 #include <tuple>
+#include <utility>
 
 #include "core/error.h"
 #include "scheduler/cost.h"
@@ -239,7 +240,7 @@ class Simulation {
       binding_[instance] = state.previous;
     }
     state.previous = instance;
-    if (lane == kComputeLane && now_ > state.free_s) attribute(state.free_s, now_, state.latest);
+    if (lane == kComputeLane && now_ > state.free_s) idle_.push_back({state.free_s, now_});
     const ComputeCost& compute = table(state.round).compute[task];
     state.stage = Stage::kWork;
     if (compute.hole != kNone) {
@@ -316,19 +317,29 @@ class Simulation {
     head(lane);
   }
 
-  // Spreads the time in which compute was idle over the lanes that worked meanwhile: back from the
-  // task it waited for, to what that one waited for, and so on.
-  void attribute(double from, double to, uint32_t instance) {
-    size_t lane = kReadLane;
-    while (to > from && instance != kNone) {
-      lane = static_cast<size_t>(task_of(instance).lane);
-      if (lane == kComputeLane) break;
-      const double begin = std::max(from, begin_[instance]);
-      stall_s_[lane] += to - begin;
-      to = begin;
-      instance = binding_[instance];
+  // Spreads the time in which compute was idle over the lanes that made it wait: at each idle
+  // moment the lane of the task that the critical path goes through, back from the last compute
+  // task to what that one waited for, and so on. So of two hops the slower one is charged, although
+  // compute waits for the last hop every time.
+  void attribute_idle() {
+    uint32_t instance = lanes_[kComputeLane].previous;
+    if (instance == kNone || end_[instance] == kNotDone) return;
+    double to = end_[instance];
+    size_t gap = idle_.size();
+    while (gap > 0 && instance != kNone) {
+      const size_t lane = static_cast<size_t>(task_of(instance).lane);
+      // A task that waited for a server is on the path from when it could have run.
+      const uint32_t before = binding_[instance];
+      const double from = before == kNone ? 0 : end_[before];
+      while (gap > 0 && idle_[gap - 1].second > from) {
+        auto& [begin, end] = idle_[gap - 1];
+        stall_s_[lane] += std::max(0.0, std::min(end, to) - std::max(begin, from));
+        if (begin < from) break;  // the rest belongs to earlier tasks of the path
+        --gap;
+      }
+      to = from;
+      instance = before;
     }
-    if (to > from) stall_s_[lane] += to - from;
   }
 
   std::string describe(uint32_t instance) const {
@@ -379,6 +390,7 @@ class Simulation {
     if (passes > 0 && !timeline_.deadlock) {
       timeline_.steady_s = std::max(0.0, end_of(passes - 1) - end_of(passes - 2));
     }
+    attribute_idle();
     for (size_t lane = 0; lane < kLanes; ++lane) {
       if (stall_s_[lane] > 0) timeline_.stalls.push_back({kCauses[lane], stall_s_[lane]});
     }
@@ -440,6 +452,7 @@ class Simulation {
   std::vector<double> begin_, end_;  // by instance
   std::vector<uint32_t> binding_;    // by instance: what its start waited for last
   std::array<LaneState, kLanes> lanes_;
+  std::vector<std::pair<double, double>> idle_;  // of the compute lane, in order
   std::array<double, kLanes> stall_s_{};
   double now_ = 0;
   const Costs::Demand* demand_ = nullptr;  // of the compute lane's head
