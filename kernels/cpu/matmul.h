@@ -67,7 +67,7 @@ struct Tile {
   uint64_t steps;      // full ones
   bool odd_column;     // one more column after them
   bool first;          // sums begin at zero; otherwise they are in y
-  bool prefetch;
+  Bytes prefetch;      // how far ahead; 0: not at all
   float* y;
   uint64_t y_stride;
   uint64_t columns;  // of y that exist, at least 1, at most 16 P
@@ -93,8 +93,8 @@ inline void store_sums(const Tile& t, const F (&sum)[R][P]) {
   }
 }
 
-// Far enough for the latency of memory at a core's share of its bandwidth, near enough to stay in
-// L1: 8 steps of 4 panels are 2 KiB ahead.
+// One tile of rows reads the weights once: far enough ahead for the latency of memory at a core's
+// share of its bandwidth, near enough to stay in L1 (four panels: 4 KiB).
 constexpr Bytes kPrefetchBytes = 1024;
 
 template <class W, int P, int R>
@@ -103,11 +103,11 @@ inline void run_tile(const Tile& t) {
   load_sums(t, sum);
   const std::byte* w = t.w;
   const std::byte* x = t.x;
-  const auto step = [&](bool prefetch) __attribute__((always_inline)) {
+  const auto step = [&](Bytes ahead) __attribute__((always_inline)) {
     typename W::Panel panel[P];
     for (int p = 0; p < P; ++p) {
       panel[p] = W::panel(w + p * t.panel_bytes);
-      if (prefetch) __builtin_prefetch(w + p * t.panel_bytes + kPrefetchBytes);
+      if (ahead != 0) __builtin_prefetch(w + p * t.panel_bytes + ahead);
     }
     for (int r = 0; r < R; ++r) {
       const typename W::Row row = W::row(x + r * t.x_bytes);
@@ -116,10 +116,10 @@ inline void run_tile(const Tile& t) {
     w += 64;
     x += W::kRowBytes;
   };
-  if (t.prefetch) {
-    for (uint64_t s = 0; s < t.steps; ++s) step(true);
+  if (t.prefetch != 0) {
+    for (uint64_t s = 0; s < t.steps; ++s) step(t.prefetch);
   } else {
-    for (uint64_t s = 0; s < t.steps; ++s) step(false);
+    for (uint64_t s = 0; s < t.steps; ++s) step(0);
   }
   if (t.odd_column) {
     for (int p = 0; p < P; ++p) {
@@ -186,6 +186,9 @@ inline void run_group(const MatmulArgs& a, uint64_t first, uint64_t panels) {
     for (uint64_t tile = 0; tile < row_tiles; ++tile) {
       const uint64_t row = a.m * tile / row_tiles;
       const uint64_t rows = a.m * (tile + 1) / row_tiles - row;
+      // With several tiles the first ones bring the next block while they compute; the later ones
+      // find it there.
+      const Bytes ahead = row_tiles == 1 ? kPrefetchBytes : tile < 4 ? block_steps * 64 : 0;
       const Tile t{.w = a.w + first * panel_size + begin * 64,
                    .panel_bytes = panel_size,
                    .x = static_cast<const std::byte*>(a.x) + row * x_bytes + begin * W::kRowBytes,
@@ -193,7 +196,7 @@ inline void run_group(const MatmulArgs& a, uint64_t first, uint64_t panels) {
                    .steps = least(block_steps, steps - begin),
                    .odd_column = last && odd,
                    .first = block == 0,
-                   .prefetch = tile == 0,
+                   .prefetch = ahead,
                    .y = a.y + row * a.y_stride + first * kLanes,
                    .y_stride = a.y_stride,
                    .columns = least(a.n - first * kLanes, panels * kLanes)};
