@@ -41,8 +41,8 @@ void flip(const std::string& path, Bytes at) {
 }
 
 TEST(VerifyStore, NamesExactlyTheDamagedChunks) {
-  for (uint64_t i = 0; i < test_count(20); ++i) {
-    const uint64_t seed = test_seed() + i;
+  for (uint64_t i = 0; i < test::cases(20); ++i) {
+    const uint64_t seed = test::seed() + i;
     SCOPED_TRACE(seed);
     Random random(seed);
     const TempFolder temp;

@@ -126,7 +126,7 @@ std::vector<std::vector<bool>> subsets(size_t units, Random& random, uint64_t sa
 }
 
 void crash_everywhere(bool replaces) {
-  const uint64_t seed = test_seed();
+  const uint64_t seed = test::seed();
   SCOPED_TRACE(seed);
   Random random(seed);
   const TempFolder temp(scratch());
@@ -141,7 +141,7 @@ void crash_everywhere(bool replaces) {
   Tally tally;
   for (size_t done = 0; done <= log.size(); ++done) {
     SCOPED_TRACE("crash after " + std::to_string(done) + " of " + std::to_string(log.size()));
-    for (const auto& kept : subsets(unflushed(log, done), random, test_count(200))) {
+    for (const auto& kept : subsets(unflushed(log, done), random, test::cases(200))) {
       make_folder(crash_image(base, log, done, kept), temp / "image");
       check_image(temp / "image", done, moments, replaces, tally);
       if (testing::Test::HasFailure()) return;
@@ -265,13 +265,13 @@ TEST(StoreFaults, FailedReadsAreNotDamage) {
 }
 
 TEST(StoreFaults, AKilledWriterLeavesAStoreOrAnUnfinishedOne) {
-  const uint64_t seed = test_seed();
+  const uint64_t seed = test::seed();
   SCOPED_TRACE(seed);
   Random random(seed);
   const TempFolder temp;  // a real disk
   const std::string folder = temp / "s";
   uint64_t whole = 0, unfinished = 0;
-  for (uint64_t i = 0; i < test_count(40); ++i) {
+  for (uint64_t i = 0; i < test::cases(40); ++i) {
     const pid_t child = fork();
     ASSERT_GE(child, 0);
     if (child == 0) {

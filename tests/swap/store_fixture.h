@@ -16,18 +16,9 @@
 #include "core/random.h"
 #include "swap/file.h"
 #include "swap/store.h"
+#include "tests/support/seed.h"
 
 namespace headrace::swap {
-
-inline uint64_t test_seed(uint64_t otherwise = 1) {
-  const char* text = std::getenv("HEADRACE_TEST_SEED");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-inline uint64_t test_count(uint64_t otherwise) {
-  const char* text = std::getenv("HEADRACE_TEST_COUNT");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 class TempFolder {
  public:

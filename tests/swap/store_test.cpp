@@ -24,9 +24,9 @@ Bytes bytes_on_disk(const std::string& folder) {
 }
 
 TEST(Store, RandomObjectsComeBack) {
-  const uint64_t count = test_count(30);
+  const uint64_t count = test::cases(30);
   for (uint64_t i = 0; i < count; ++i) {
-    const uint64_t seed = test_seed() + i;
+    const uint64_t seed = test::seed() + i;
     SCOPED_TRACE(seed);
     Random random(seed);
     const TempFolder temp;
@@ -52,7 +52,7 @@ TEST(Store, RandomObjectsComeBack) {
 }
 
 TEST(Store, ReopeningGivesEqualDigestsAndAscendingOffsets) {
-  Random random(test_seed());
+  Random random(test::seed());
   const TempFolder temp;
   const auto objects = random_objects(random, 20, 5, 10);
   make_store(temp / "s", spec_of(objects), 1);
@@ -74,12 +74,12 @@ TEST(Store, ReopeningGivesEqualDigestsAndAscendingOffsets) {
 // A flipped byte of super or manifest either refuses the store or changes nothing that is read,
 // and then verify_store reports it.
 TEST(Store, EveryFlippedByteOfMetadataIsDetected) {
-  Random random(test_seed());
+  Random random(test::seed());
   const TempFolder temp;
   const std::string folder = temp / "s";
   const auto objects = random_objects(random, 10, 4, 4);
   make_store(folder, spec_of(objects), 5);
-  const uint64_t count = test_count(300);
+  const uint64_t count = test::cases(300);
   uint64_t refused = 0, reported = 0;
   for (const std::string& path : {super_path(folder), manifest_path(folder, 1)}) {
     const std::string whole = read_all(path);
@@ -108,7 +108,7 @@ TEST(Store, EveryFlippedByteOfMetadataIsDetected) {
 }
 
 TEST(Store, BothSlotsDamagedAreRefused) {
-  Random random(test_seed());
+  Random random(test::seed());
   const TempFolder temp;
   const auto objects = random_objects(random, 3, 2, 2);
   make_store(temp / "s", spec_of(objects), 5);
@@ -120,7 +120,7 @@ TEST(Store, BothSlotsDamagedAreRefused) {
 }
 
 TEST(Store, TruncatedAndMissingFilesAreRefused) {
-  Random random(test_seed());
+  Random random(test::seed());
   const TempFolder temp;
   auto objects = random_objects(random, 3, 2, 2);
   objects[0].chunks = {kBlock, 3 * kBlock};
@@ -246,7 +246,7 @@ TEST(Store, NewestWholeGenerationHolds) {
 }
 
 TEST(Checksum, BindsChunksToTheirPlace) {
-  Random random(test_seed());
+  Random random(test::seed());
   std::vector<std::byte> data(3 * kBlock);
   fill_chunk(data, 1, 2, 3);
   std::set<uint64_t> digests;
