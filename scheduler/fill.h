@@ -49,5 +49,7 @@ struct HoleBytes {
   Bytes least = 0, expected = 0, most = 0;
 };
 HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows);
+// Of a steady pass: what its tasks move, and all its holes.
+HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
 
 }  // namespace headrace::scheduler

@@ -20,6 +20,7 @@ struct Decision {
   std::string policy;
   uint32_t rows_max = 1;
   uint32_t depth = 0;                   // chunks fetched ahead: the ring has depth + 1 slots
+  uint32_t ring_slots = 0;              // of the computing tier's ring, where it has more than that
   std::vector<std::vector<Home>> home;  // [object][chunk]
   std::vector<uint32_t> pool_slots;     // per pool, in the order of holes' pools
 };
@@ -34,8 +35,9 @@ struct Policy {
   const char* summary;
   // nullopt when it does not fit into `room`.
   std::optional<Decision> (*decide)(const Workload&, const Machine&, const Room&, const Choices&);
-  Bytes (*least_room)(const Workload&,
-                      const Choices&);  // smallest host room for which decide succeeds
+  // decide succeeds exactly when `room` holds at least this much in each tier, arenas rounded up to
+  // kHugePage.
+  Room (*least_room)(const Workload&, const Choices&, bool has_device);
 };
 
 std::span<const Policy> policies();  // stream, pin, lru, sync

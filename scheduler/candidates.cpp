@@ -1,0 +1,300 @@
+#include "scheduler/candidates.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "scheduler/packing.h"
+
+namespace headrace::scheduler {
+
+namespace {
+
+constexpr Bytes kTooMuch = std::numeric_limits<Bytes>::max();
+constexpr uint32_t kDepthMax = 4096;
+constexpr std::array<uint32_t, 6> kDepths = {1, 2, 4, 8, 16, 32};
+
+Bytes plus(Bytes a, Bytes b) { return checked_add(a, b).value_or(kTooMuch); }
+Bytes times(Bytes a, Bytes b) { return checked_mul(a, b).value_or(kTooMuch); }
+
+// Of the process, besides the weights.
+Bytes needs_bytes(const Workload& w, uint32_t rows_max) {
+  Bytes sum = plus(w.needs.base, times(w.needs.kv_blocks, w.needs.kv_block));
+  sum = plus(sum, activation_bytes(w, rows_max));
+  return plus(sum, plus(w.needs.workspace, w.needs.io));
+}
+
+std::vector<uint32_t> rows_to_try(const Workload& w) {
+  const uint32_t wanted = std::max(1u, w.rows_wanted);
+  std::vector<uint32_t> rows;
+  for (uint64_t r = 1; r < wanted; r *= 2) rows.push_back(static_cast<uint32_t>(r));
+  rows.push_back(wanted);
+  // All sequences in a pass, where that is between two powers.
+  const uint32_t together = std::min(w.sequences, wanted);
+  if (together > 0 && std::find(rows.begin(), rows.end(), together) == rows.end()) {
+    rows.insert(std::lower_bound(rows.begin(), rows.end(), together), together);
+  }
+  return rows;
+}
+
+bool has_prefetch(const Policy& policy) { return policy.name != std::string_view("sync"); }
+
+void check_choices(const Choices& choices) {
+  if (choices.policy != "auto" && find_policy(choices.policy) == nullptr) {
+    std::string names = "auto";
+    for (const Policy& p : policies()) names += fmt::format(", {}", p.name);
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--policy {}: there is no such policy; use one of {}", choices.policy, names))
+        .at_field("policy");
+  }
+  const uint32_t depth = choices.prefetch_depth.value_or(0);
+  if (depth > kDepthMax) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--prefetch-depth {}: more than {}; give less", depth, kDepthMax))
+        .at_field("prefetch_depth");
+  }
+  if (depth > 0 && choices.policy == "sync") {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--prefetch-depth {}: the policy sync has no prefetch; leave one of "
+                            "them out",
+                            depth))
+        .at_field("prefetch_depth");
+  }
+}
+
+bool allows(const Choices& choices, const Policy& policy) {
+  if (choices.policy != "auto") return choices.policy == policy.name;
+  return has_prefetch(policy) || choices.prefetch_depth.value_or(0) == 0;
+}
+
+// The most that a device arena could be any use for.
+Bytes device_room(const Workload& workload, const Budgets& budgets) {
+  const Bytes all = round_up(take_inventory(workload).all(), kHugePage);
+  return std::min(round_down(*budgets.device_memory, kHugePage), all);
+}
+
+// What is left for weights under `policy`; nullopt when everything else is already too much. A
+// device arena within the host's memory gives way to what the host cannot do without.
+std::optional<Room> room_for(const Workload& w, const Budgets& b, const Choices& choices,
+                             const Policy& policy, uint32_t rows_max, Bytes device) {
+  const Bytes needs = needs_bytes(w, rows_max);
+  if (needs > b.memory) return std::nullopt;
+  Room room{.host = b.memory - needs};
+  if (!b.device_memory) return room;
+  room.has_device = true;
+  room.device = device;
+  if (!b.device_within_memory) return room;
+  const Bytes host = policy.least_room(w, choices, true).host;
+  if (host > room.host) return std::nullopt;
+  room.device = std::min(device, round_down(room.host - host, kHugePage));
+  room.host -= room.device;
+  return room;
+}
+
+double seconds(const Machine& m, Edge edge, Bytes bytes, uint64_t operations) {
+  const Rate* rate = m.rate(edge);
+  if (rate == nullptr || rate->bytes_per_s <= 0) {
+    return m.memory_read_bytes_per_s > 0 ? static_cast<double>(bytes) / m.memory_read_bytes_per_s
+                                         : 0;
+  }
+  return static_cast<double>(bytes) / rate->bytes_per_s +
+         static_cast<double>(operations) * rate->latency_s;
+}
+
+}  // namespace
+
+Bytes activation_bytes(const Workload& w, uint32_t rows_max) {
+  const Bytes rows = times(rows_max, w.needs.activation_per_row);
+  const Bytes outputs = times(std::min(w.outputs_max, rows_max), w.needs.activation_per_output);
+  return plus(w.needs.activation_fixed, plus(rows, outputs));
+}
+
+Passes passes_of(const Workload& w, uint32_t rows_max) {
+  const uint32_t rows = std::max(1u, rows_max), sequences = std::max(1u, w.sequences);
+  const auto turns = [&](uint64_t n) { return static_cast<double>((n + rows - 1) / rows); };
+  Passes out;
+  out.prefill = turns(w.prompt_tokens);
+  out.prefill_rows = std::max(1u, std::min(rows, w.prompt_tokens));
+  out.decode = static_cast<double>(w.generated_tokens) * turns(sequences);
+  return out;
+}
+
+Load load_of(const Workload& w, const Machine& m, const Candidate& candidate, uint32_t rows) {
+  const Decision& d = candidate.decision;
+  const Inventory inventory = take_inventory(w);
+  Bytes disk = 0, copied = 0;
+  uint64_t disk_ops = 0, copies = 0;
+  for (const Item& item : inventory.dense) {
+    const Home home = d.home[item.object][item.chunk];
+    if (home == Home::kDevice) continue;
+    if (home == Home::kDisk) disk += item.uses * item.bytes, disk_ops += item.uses;
+    copied += item.uses * item.bytes, copies += item.uses;
+  }
+  double flops = 0, expert_bytes = 0;
+  for (const SegmentSpec& s : w.segments) {
+    const double n = static_cast<double>(std::max<size_t>(1, s.candidates.size()));
+    const double picked = s.kind == SegmentKind::kExperts ? s.choices_per_row : 1.0;
+    flops += picked * rows * (s.cost.flops_per_row + s.cost.flops_per_row_context * w.context);
+    if (s.kind != SegmentKind::kExperts) continue;
+    const double distinct = n * -std::expm1(rows * std::log1p(-std::min(1 - 1e-9, picked / n)));
+    expert_bytes += distinct / n * static_cast<double>(inventory.experts_bytes) /
+                    std::max<double>(1.0, static_cast<double>(inventory.experts.size())) * n;
+  }
+  Load load;
+  const double rate = w.bf16_products ? m.matmul_flops_bf16 : m.matmul_flops_f32;
+  const double touched = static_cast<double>(inventory.dense_bytes) + expert_bytes;
+  if (m.memory_read_bytes_per_s > 0) load.compute_s = touched / m.memory_read_bytes_per_s;
+  if (rate > 0) load.compute_s = std::max(load.compute_s, flops / rate);
+  // Experts come from the pool, or on demand.
+  uint32_t slots = 0;
+  if (!inventory.experts.empty() && !d.pool_slots.empty()) {
+    slots = inventory.embedding_hole_first ? d.pool_slots.back() : d.pool_slots.front();
+    const double missed = 1.0 - std::min(1.0, static_cast<double>(slots) /
+                                                  static_cast<double>(inventory.experts.size()));
+    const double chunk = std::max<double>(1.0, static_cast<double>(inventory.expert_chunk));
+    disk += static_cast<Bytes>(missed * expert_bytes);
+    disk_ops += static_cast<uint64_t>(missed * expert_bytes / chunk);
+  }
+  load.disk_s = seconds(m, {Tier::kDisk, Tier::kHost}, disk, disk_ops);
+  if (candidate.room.has_device)
+    load.copy_s = seconds(m, {Tier::kHost, Tier::kDevice}, copied, copies);
+  return load;
+}
+
+namespace {
+
+// A pass as long as its busiest part, and a share of the rest that shrinks as prefetch goes deeper.
+double pass_seconds(const Load& load, uint32_t depth) {
+  const double most = std::max({load.disk_s, load.copy_s, load.compute_s});
+  const double rest = load.disk_s + load.copy_s + load.compute_s - most;
+  return most + rest / (depth + 1);
+}
+
+double estimate(const Workload& w, const Machine& m, const Candidate& candidate) {
+  const Decision& d = candidate.decision;
+  const Passes passes = passes_of(w, d.rows_max);
+  const uint32_t together = std::max(1u, std::min(w.sequences, d.rows_max));
+  Bytes kept = 0;
+  for (const ObjectSpec& object : w.objects) {
+    for (size_t c = 0; c < object.chunks.size(); ++c) {
+      if (d.home[object.id][c] != Home::kDisk) kept += object.chunks[c];
+    }
+  }
+  return seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
+         passes.prefill * pass_seconds(load_of(w, m, candidate, passes.prefill_rows), d.depth) +
+         passes.decode * pass_seconds(load_of(w, m, candidate, together), d.depth);
+}
+
+void check_kv(const Workload& w, const Budgets& b) {
+  const Bytes kv = times(w.needs.kv_blocks, w.needs.kv_block);
+  if (!b.kv_memory || kv <= *b.kv_memory) return;
+  throw Error(
+      ErrorCode::kInfeasible,
+      fmt::format("--kv-memory {}: the requests can come to need {} of KV; give --kv-memory "
+                  "{} or fewer tokens",
+                  format_bytes(*b.kv_memory), format_bytes(kv), kv))
+      .at_field("kv_memory")
+      .requiring(kv);
+}
+
+}  // namespace
+
+std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const Budgets& b,
+                                      const Choices& choices) {
+  check_choices(choices);
+  check_kv(w, b);
+  const Bytes device = b.device_memory ? device_room(w, b) : 0;
+  const uint32_t together = std::min(w.sequences, std::max(1u, w.rows_wanted));
+  std::vector<Candidate> out;
+  const auto consider = [&](const Policy& policy, uint32_t rows, uint32_t depth) {
+    Choices one = choices;
+    one.prefetch_depth = depth;
+    const std::optional<Room> room = room_for(w, b, one, policy, rows, device);
+    if (!room) return false;
+    std::optional<Decision> decision = policy.decide(w, m, *room, one);
+    if (!decision) return false;
+    decision->rows_max = rows;
+    out.push_back({std::move(*decision), *room});
+    out.back().estimate_s = estimate(w, m, out.back());
+    return true;
+  };
+  for (const Policy& policy : policies()) {
+    if (!allows(choices, policy)) continue;
+    for (uint32_t rows : rows_to_try(w)) {
+      if (choices.prefetch_depth || !has_prefetch(policy)) {
+        consider(policy, rows, choices.prefetch_depth.value_or(0));
+        continue;
+      }
+      bool any = false;
+      for (uint32_t depth : kDepths) any |= consider(policy, rows, depth);
+      if (!any) consider(policy, rows, 0);  // where memory is too short for any prefetch
+    }
+  }
+  // Passes that take all sequences come first; fewer rows, in turns, only where those do not fit.
+  const auto takes_all = [&](const Candidate& c) { return c.decision.rows_max >= together; };
+  if (std::any_of(out.begin(), out.end(), takes_all)) {
+    std::erase_if(out, [&](const Candidate& c) { return !takes_all(c); });
+  }
+  return out;
+}
+
+std::optional<Bytes> required_memory(const Workload& w, const Budgets& b, const Choices& choices,
+                                     const Policy& policy) {
+  Choices least = choices;
+  least.prefetch_depth = has_prefetch(policy) ? choices.prefetch_depth.value_or(0) : 0;
+  const Room room = policy.least_room(w, least, b.device_memory.has_value());
+  Bytes memory = plus(needs_bytes(w, 1), room.host);
+  if (!b.device_memory) return memory;
+  if (round_down(*b.device_memory, kHugePage) < room.device) return std::nullopt;
+  return b.device_within_memory ? plus(memory, room.device) : memory;
+}
+
+void refuse(const Workload& w, const Budgets& b, const Choices& choices) {
+  std::optional<Bytes> required;
+  Bytes device = kTooMuch;
+  for (const Policy& policy : policies()) {
+    if (!allows(choices, policy)) continue;
+    const std::optional<Bytes> memory = required_memory(w, b, choices, policy);
+    if (memory) required = std::min(required.value_or(kTooMuch), *memory);
+    Choices least = choices;
+    least.prefetch_depth = choices.prefetch_depth.value_or(0);
+    device = std::min(device, policy.least_room(w, least, b.device_memory.has_value()).device);
+  }
+  if (!required) {
+    throw Error(ErrorCode::kInfeasible,
+                fmt::format("--device-memory {}: what must be on the device at once is more; give "
+                            "--device-memory {}MiB or more",
+                            format_bytes(*b.device_memory), device / kMiB))
+        .at_field("device_memory")
+        .requiring(device);
+  }
+  const Bytes kv = times(w.needs.kv_blocks, w.needs.kv_block);
+  const Bytes activations = activation_bytes(w, 1);
+  const Bytes rest = plus(w.needs.workspace, w.needs.io);
+  const Bytes weights = *required - needs_bytes(w, 1);
+  const std::pair<Bytes, const char*> parts[] = {{w.needs.base, "the program"},
+                                                 {kv, "KV"},
+                                                 {activations, "activations"},
+                                                 {rest, "workspace and I/O"},
+                                                 {weights, "weights in use at once"}};
+  std::string list;
+  for (const auto& [bytes, name] : parts) {
+    list += fmt::format("{}{} {}", list.empty() ? "" : ", ", name, format_bytes(bytes));
+  }
+  const auto binding = std::max_element(std::begin(parts), std::end(parts));
+  throw Error(
+      ErrorCode::kInfeasible,
+      fmt::format("--memory {}: too little, most of it for {} ({}); give --memory {}MiB or "
+                  "more",
+                  format_bytes(b.memory), binding->second, list, (*required + kMiB - 1) / kMiB))
+      .at_field("memory")
+      .requiring(*required);
+}
+
+}  // namespace headrace::scheduler

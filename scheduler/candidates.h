@@ -1,0 +1,47 @@
+// What the search chooses from: every policy, number of rows and depth that fits the budgets, with
+// a closed-form estimate of its time; and, where nothing fits, what would. Pure.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "scheduler/machine.h"
+#include "scheduler/policy.h"
+#include "scheduler/workload.h"
+
+namespace headrace::scheduler {
+
+struct Candidate {
+  Decision decision;
+  Room room;
+  double estimate_s = 0;  // of the whole run
+};
+
+// Sorted by policy (order of the list), rows and depth. Empty: nothing fits. Throws Error(kUsage)
+// for an unknown policy or a depth that the policy cannot have, Error(kInfeasible) for a KV cap
+// that is too small.
+std::vector<Candidate> all_candidates(const Workload& workload, const Machine& machine,
+                                      const Budgets& budgets, const Choices& choices);
+
+// Throws Error(kInfeasible) that names what binds and the least --memory (or --device-memory).
+[[noreturn]] void refuse(const Workload& workload, const Budgets& budgets, const Choices& choices);
+
+// The least `memory` for which `policy` has a plan; nullopt: none, the device tier is too small.
+std::optional<Bytes> required_memory(const Workload& workload, const Budgets& budgets,
+                                     const Choices& choices, const Policy& policy);
+
+Bytes activation_bytes(const Workload& workload, uint32_t rows_max);
+
+struct Passes {  // of a run: how many, and the rows of a prompt's
+  double prefill = 0, decode = 0;
+  uint32_t prefill_rows = 1;
+};
+Passes passes_of(const Workload& workload, uint32_t rows_max);
+
+struct Load {  // seconds that a pass keeps each part busy
+  double disk_s = 0, copy_s = 0, compute_s = 0;
+};
+Load load_of(const Workload& workload, const Machine& machine, const Candidate& candidate,
+             uint32_t rows);
+
+}  // namespace headrace::scheduler

@@ -1,0 +1,231 @@
+#include "scheduler/search.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+
+#include "core/digest.h"
+#include "core/error.h"
+#include "scheduler/bound.h"
+#include "scheduler/candidates.h"
+#include "scheduler/fill.h"
+#include "scheduler/policy.h"
+#include "scheduler/simulate.h"
+#include "scheduler/verify.h"
+
+namespace headrace::scheduler {
+
+uint64_t workload_hash(const Workload& workload) {
+  std::string bytes;
+  const auto add = [&](uint64_t value) {
+    for (int shift = 0; shift < 64; shift += 8) bytes += static_cast<char>(value >> shift & 0xff);
+  };
+  const auto add_text = [&](const std::string& text) { add(text.size()), bytes += text; };
+  add(workload.objects.size());
+  for (const ObjectSpec& object : workload.objects) {
+    add(object.id);
+    add(static_cast<uint64_t>(object.kind) << 1 | object.always_resident);
+    add_text(object.name);
+    add(object.chunks.size());
+    for (Bytes chunk : object.chunks) add(chunk);
+  }
+  add(workload.segments.size());
+  for (const SegmentSpec& segment : workload.segments) {
+    add(segment.id);
+    add(static_cast<uint64_t>(segment.kind));
+    add_text(segment.name);
+    add(uint64_t{segment.layer} << 32 | segment.choices_per_row);
+    for (const auto* list : {&segment.weights, &segment.candidates}) {
+      add(list->size());
+      for (ObjectId id : *list) add(id);
+    }
+  }
+  return digest64(bytes);
+}
+
+namespace {
+
+constexpr size_t kSimulated = 10;     // candidates whose plan is expanded and timed
+constexpr size_t kSimulatedEach = 4;  // of one policy at one number of rows
+constexpr double kAsGood = 1.01;      // totals that close are equal: fewer bytes decide
+
+struct Trial {
+  Candidate candidate;
+  Plan plan;
+  double total_s = 0;
+};
+
+class Search {
+ public:
+  Search(const Workload& workload, const Machine& machine, const Budgets& budgets,
+         const Choices& choices)
+      : w_(workload), m_(machine), b_(budgets), choices_(choices) {}
+
+  Plan run() {
+    std::vector<Candidate> candidates = all_candidates(w_, m_, b_, choices_);
+    if (candidates.empty()) refuse(w_, b_, choices_);
+    std::vector<Trial> trials;
+    for (const Candidate* candidate : shortlist(candidates)) trials.push_back(try_out(*candidate));
+    Trial& best = *choose(trials);
+    Plan plan = best.plan;
+    plan.machine_hash = m_.hash();
+    plan.bound_bytes = std::min(bound_bytes(w_, b_), plan.bytes);
+    plan.why = why(best);
+    plan.alternatives = alternatives(best, trials);
+    verify(plan, w_);
+    return plan;
+  }
+
+ private:
+  std::vector<const Candidate*> shortlist(std::vector<Candidate>& candidates) const;
+  Trial try_out(const Candidate& candidate) const;
+  void split_memory(const Candidate& candidate, Plan& plan) const;
+  double simulate_total(Plan& plan) const;
+  static std::vector<Trial>::iterator choose(std::vector<Trial>& trials);
+  std::string why(const Trial& best) const;
+  std::vector<Alternative> alternatives(const Trial& best, const std::vector<Trial>& trials) const;
+
+  const Workload& w_;
+  const Machine& m_;
+  const Budgets& b_;
+  const Choices& choices_;
+};
+
+// The best by closed form, and of each policy at least one, so that what lost can be told.
+std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidates) const {
+  std::stable_sort(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& a, const Candidate& b) { return a.estimate_s < b.estimate_s; });
+  std::vector<const Candidate*> out;
+  for (const Policy& policy : policies()) {
+    const auto first = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& c) {
+      return c.decision.policy == policy.name;
+    });
+    if (first != candidates.end()) out.push_back(&*first);
+  }
+  for (const Candidate& c : candidates) {
+    if (out.size() >= kSimulated) break;
+    const auto alike = std::count_if(out.begin(), out.end(), [&](const Candidate* other) {
+      return other->decision.policy == c.decision.policy &&
+             other->decision.rows_max == c.decision.rows_max;
+    });
+    const bool taken = std::find(out.begin(), out.end(), &c) != out.end();
+    if (!taken && alike < static_cast<std::ptrdiff_t>(kSimulatedEach)) out.push_back(&c);
+  }
+  return out;
+}
+
+Trial Search::try_out(const Candidate& candidate) const {
+  Trial trial{candidate, expand(w_, candidate.decision, candidate.room), 0};
+  Plan& plan = trial.plan;
+  split_memory(candidate, plan);
+  trial.total_s = simulate_total(plan);
+  return trial;
+}
+
+void Search::split_memory(const Candidate& candidate, Plan& plan) const {
+  const Needs& n = w_.needs;
+  MemorySplit& split = plan.memory;
+  const bool beside = b_.device_memory && !b_.device_within_memory;
+  plan.budget = b_.memory + (beside ? *b_.device_memory : 0);
+  split.base = n.base;
+  split.kv = n.kv_blocks * n.kv_block;
+  split.activations = activation_bytes(w_, candidate.decision.rows_max);
+  split.workspace = n.workspace;
+  split.io = n.io;
+  split.slack = 0;
+  split.slack = plan.budget - split.total();
+}
+
+// Enter, prompt and decoding. A pass settles after one round, so two of a kind are simulated and
+// the second stands for the rest.
+double Search::simulate_total(Plan& plan) const {
+  const Passes passes = passes_of(w_, plan.rows_max);
+  const PassRows decode{plan.sequences, w_.context, std::min(plan.sequences, plan.outputs_max)};
+  const Timeline settled = simulate(plan, w_, m_, {decode, decode, decode});
+  HEADRACE_ASSERT(!settled.deadlock, settled.deadlock_tasks);
+  plan.predicted_s = settled.steady_s;
+  double total = settled.makespan_s - 2 * settled.steady_s + passes.decode * settled.steady_s;
+  if (passes.prefill > 0) {
+    const PassRows prompt{passes.prefill_rows, w_.context,
+                          std::min(passes.prefill_rows, plan.outputs_max)};
+    total += passes.prefill * simulate(plan, w_, m_, {prompt, prompt}).steady_s;
+  }
+  return total;
+}
+
+std::vector<Trial>::iterator Search::choose(std::vector<Trial>& trials) {
+  double least = trials.front().total_s;
+  for (const Trial& t : trials) least = std::min(least, t.total_s);
+  const auto rank = [&](const Trial& t) {
+    return std::tuple(t.total_s > least * kAsGood, t.plan.bytes, t.plan.memory.stream_ring,
+                      t.plan.policy, t.plan.rows_max, t.plan.prefetch_depth);
+  };
+  return std::min_element(trials.begin(), trials.end(),
+                          [&](const Trial& a, const Trial& b) { return rank(a) < rank(b); });
+}
+
+std::string Search::why(const Trial& best) const {
+  const Plan& plan = best.plan;
+  const Load load = load_of(w_, m_, best.candidate, plan.sequences);
+  Bytes resident = 0;
+  for (const Resident& r : plan.residents) {
+    const bool computes = r.tier == (plan.arena_bytes[0] > 0 ? Tier::kDevice : Tier::kHost);
+    if (computes) resident += w_.objects[r.object].chunks[r.chunk];
+  }
+  const double share = plan.weights_bytes == 0 ? 100.0
+                                               : 100.0 * static_cast<double>(resident) /
+                                                     static_cast<double>(plan.weights_bytes);
+  const std::string stay = fmt::format("{:.0f} % of the weights stay", share);
+  if (plan.bytes == 0) return "compute binds: nothing moves; " + stay;
+  const std::string moved = format_bytes(plan.bytes) + " a pass";
+  if (load.disk_s >= std::max(load.copy_s, load.compute_s)) {
+    return fmt::format("disk read binds: {}; {}", moved, stay);
+  }
+  if (load.copy_s >= load.compute_s) {
+    return fmt::format("the copy to the device binds: {}; {}", moved, stay);
+  }
+  return fmt::format("compute binds: {} move meanwhile; {}", moved, stay);
+}
+
+std::vector<Alternative> Search::alternatives(const Trial& best,
+                                              const std::vector<Trial>& trials) const {
+  std::vector<Alternative> out;
+  for (const Policy& policy : policies()) {
+    if (best.plan.policy == policy.name) continue;
+    const Trial* trial = nullptr;
+    for (const Trial& t : trials) {
+      if (t.plan.policy == policy.name && (!trial || t.total_s < trial->total_s)) trial = &t;
+    }
+    Alternative a{.policy = policy.name};
+    if (trial != nullptr) {
+      a.prefetch_depth = trial->plan.prefetch_depth;
+      a.rows_max = trial->plan.rows_max;
+      a.bytes = trial->plan.bytes;
+      a.predicted_s = trial->plan.predicted_s;
+      const double ratio = best.total_s > 0 ? trial->total_s / best.total_s : 1.0;
+      a.why = ratio > kAsGood ? fmt::format("takes {:.2f} times as long", ratio)
+                              : fmt::format("as fast, but moves {} a pass", format_bytes(a.bytes));
+    } else if (choices_.policy != "auto" && choices_.policy != policy.name) {
+      a.why = "another policy was asked for";
+    } else {
+      const std::optional<Bytes> required = required_memory(w_, b_, choices_, policy);
+      a.required_bytes = required.value_or(0);
+      a.why = required ? "does not fit" : "does not fit, whatever --memory";
+    }
+    out.push_back(std::move(a));
+  }
+  return out;
+}
+
+}  // namespace
+
+Plan search(const Workload& workload, const Machine& machine, const Budgets& budgets,
+            const Choices& choices) {
+  return Search(workload, machine, budgets, choices).run();
+}
+
+}  // namespace headrace::scheduler

@@ -1,0 +1,36 @@
+// Workloads, machines and budgets for the planner's tests: made up from a seed, printed on failure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/random.h"
+#include "scheduler/machine.h"
+#include "scheduler/workload.h"
+
+namespace headrace::scheduler::testing {
+
+struct ModelShape {
+  uint32_t layers = 2;
+  uint32_t experts = 0;  // 0: dense
+  uint32_t experts_per_token = 2;
+  Bytes layer_bytes = 8 * kMiB;  // of the dense objects of a layer
+  Bytes expert_bytes = 1 * kMiB;
+  Bytes embedding_bytes = 4 * kMiB;
+  Bytes chunk = 1 * kMiB;
+  bool tied = false;
+  bool twice = false;  // layers share their weights in pairs
+};
+Workload make_workload(const ModelShape& shape);
+Workload random_workload(Random& random);
+Machine make_machine();
+Machine random_machine(Random& random);
+
+Bytes weights_of(const Workload& workload);
+// Of everything but weights, for passes of one row.
+Bytes needs_of(const Workload& workload, uint32_t rows = 1);
+
+uint64_t test_seed();                 // HEADRACE_TEST_SEED, or a fixed one
+uint32_t test_count(uint32_t usual);  // HEADRACE_TEST_COUNT, or `usual`
+
+}  // namespace headrace::scheduler::testing
