@@ -48,7 +48,7 @@ Bytes read_bytes_of_process() {
 TEST(Io, CountedBytesAreTheSystemsBytes) {
   for (const std::string engine : {"io_uring", "pread"}) {
     SCOPED_TRACE(engine);
-    Random random(test_seed());
+    Random random(test::seed());
     TempFolder folder;
     ImageStore store(random, {.files = 2, .chunks_most = 8});
     store.write_files(folder.path());
@@ -201,7 +201,7 @@ void forbid(uint32_t call, uint32_t error) {
 
 class IoRefused : public ::testing::Test {
  protected:
-  IoRefused() : random_(test_seed()), store_(random_, {}) { store_.write_files(folder_.path()); }
+  IoRefused() : random_(test::seed()), store_(random_, {}) { store_.write_files(folder_.path()); }
   Random random_;
   TempFolder folder_;
   ImageStore store_;

@@ -53,7 +53,7 @@ void pass(Pager& pager, const ImageStore& store, const Arena& arena, std::vector
 }
 
 TEST(PagerAllocation, NoneInSteadyState) {
-  Random random(test_seed());
+  Random random(test::seed());
   TempFolder folder;
   ImageStore store(random, {.objects_most = 8, .chunks_most = 8});
   store.write_files(folder.path());

@@ -11,6 +11,7 @@
 #include "swap/file.h"
 #include "swap/pager.h"
 #include "swap/store.h"
+#include "tests/support/seed.h"
 #include "tests/swap/store_fixture.h"
 
 namespace headrace::swap {

@@ -100,7 +100,7 @@ Outcome run_steps(Pager& pager, const ImageStore& store, const std::vector<Step>
 }
 
 TEST(Pager, AllBackendsGiveTheSameBytesAndErrors) {
-  const uint64_t seed = test_seed();
+  const uint64_t seed = test::seed();
   for (uint64_t round = 0; round < 20; ++round) {
     SCOPED_TRACE("HEADRACE_TEST_SEED=" + std::to_string(seed + round));
     Random random(seed + round);
@@ -143,8 +143,8 @@ TEST(Pager, AllBackendsGiveTheSameBytesAndErrors) {
 }
 
 TEST(Pager, ServesNoWrongByteOverAFaultyDevice) {
-  const uint64_t seed = test_seed();
-  const uint64_t count = test_count(10'000) / 50;
+  const uint64_t seed = test::seed();
+  const uint64_t count = test::cases(10'000) / 50;
   uint64_t right = 0, failed = 0;
   for (uint64_t round = 0; round < count; ++round) {
     SCOPED_TRACE("HEADRACE_TEST_SEED=" + std::to_string(seed + round));
@@ -177,7 +177,7 @@ TEST(Pager, ServesNoWrongByteOverAFaultyDevice) {
 }
 
 TEST(Pager, NamesObjectChunkAndFileOfACorruptChunk) {
-  Random random(test_seed());
+  Random random(test::seed());
   TempFolder folder;
   ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
   store.write_files(folder.path());
@@ -198,7 +198,7 @@ TEST(Pager, NamesObjectChunkAndFileOfACorruptChunk) {
 TEST(Pager, AFileCutWhileInUseGivesATypedError) {
   for (const std::string engine : {"io_uring", "pread"}) {
     SCOPED_TRACE(engine);
-    Random random(test_seed());
+    Random random(test::seed());
     TempFolder folder;
     ImageStore store(random, {.objects_most = 1, .chunks_most = 1, .blocks_most = 512});
     store.write_files(folder.path());
@@ -221,7 +221,7 @@ TEST(Pager, AFileCutWhileInUseGivesATypedError) {
 }
 
 TEST(Pager, ReportsABadBlockWithItsPlace) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
   const Arena arena(store.most());
   const auto pager = pager_over("simulated", store, {}, {.faults = {.bad_block = 1.0}});
@@ -233,7 +233,7 @@ TEST(Pager, ReportsABadBlockWithItsPlace) {
 }
 
 TEST(Pager, CopiesAndCountsThem) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {});
   const Arena arena(store.chunks().size() * store.most());
   Trace trace({"compute", "disk read", "copy"}, 1000);
@@ -260,7 +260,7 @@ TEST(Pager, CopiesAndCountsThem) {
 }
 
 TEST(Pager, WaitChangeLosesNoWakeUp) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {.blocks_most = 2});
   const Arena arena(store.most());
   const auto pager = pager_over("simulated", store, {.tickets_max = 1});
@@ -274,7 +274,7 @@ TEST(Pager, WaitChangeLosesNoWakeUp) {
 }
 
 TEST(Pager, TouchesNoBufferOnceItIsGone) {
-  const uint64_t seed = test_seed();
+  const uint64_t seed = test::seed();
   for (const std::string engine : kEngines) {
     SCOPED_TRACE(engine);
     Random random(seed);
@@ -307,7 +307,7 @@ TEST(Pager, TouchesNoBufferOnceItIsGone) {
 
 TEST(Pager, HoldsTheDiskRate) {
   constexpr Bytes kRate = 200'000'000;
-  Random random(test_seed());
+  Random random(test::seed());
   TempFolder folder;
   ImageStore store(random, {.blocks_most = 256});
   store.write_files(folder.path());
@@ -348,7 +348,7 @@ class Broken final : public IoBackend {  // answers its first poll, then is gone
 };
 
 TEST(Pager, ABrokenBackendFailsEveryTicket) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {});
   const Arena arena(store.most());
   const auto pager = make_pager(store, std::make_unique<Broken>(), {});

@@ -176,8 +176,8 @@ class Schedule {
 };
 
 TEST(Reader, ServesNoWrongByteUnderAnySchedule) {
-  const uint64_t seed = test_seed();
-  const uint64_t count = test_count(10'000);
+  const uint64_t seed = test::seed();
+  const uint64_t count = test::cases(10'000);
   Totals totals;
   for (uint64_t i = 0; i < count; ++i) {
     SCOPED_TRACE("HEADRACE_TEST_SEED=" + std::to_string(seed + i));
@@ -203,7 +203,7 @@ TEST(Reader, ServesNoWrongByteUnderAnySchedule) {
 }
 
 TEST(Reader, TheSameSeedGivesTheSameRun) {
-  const uint64_t seed = test_seed();
+  const uint64_t seed = test::seed();
   Totals first, second;
   for (uint64_t i = 0; i < 50; ++i) Schedule(seed + i).run(first);
   for (uint64_t i = 0; i < 50; ++i) Schedule(seed + i).run(second);
@@ -291,7 +291,7 @@ TEST(Reader, EndsRightForAllOutcomesOfSmallCases) {
 }
 
 TEST(Reader, ADigestOfAnotherStoreFailsEveryChunk) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {});
   VirtualClock clock;
   const auto backend = open_simulated({.clock = &clock, .files = store.images()});
@@ -312,7 +312,7 @@ TEST(Reader, ADigestOfAnotherStoreFailsEveryChunk) {
 // Order in which reads end on a device that takes one request at a time.
 std::vector<uint32_t> order_of(
     const std::function<void(Reader&, const std::function<ChunkRead(uint32_t, Priority)>&)>& add) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {.objects_most = 1, .chunks_most = 1, .blocks_most = 1});
   VirtualClock clock;
   const auto backend = open_simulated({.clock = &clock, .files = store.images()});
@@ -358,7 +358,7 @@ TEST(Reader, PrefetchIsNotStarvedByDemand) {
 
 TEST(Reader, HoldsTheRateSmoothlyInVirtualTime) {
   constexpr Bytes kRate = 100'000'000;
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {.objects_most = 2, .chunks_most = 4, .blocks_most = 256});
   VirtualClock clock;
   const auto backend = open_simulated({.clock = &clock, .files = store.images()});
@@ -389,7 +389,7 @@ TEST(Reader, HoldsTheRateSmoothlyInVirtualTime) {
 }
 
 TEST(Reader, DroppedReadsEndAndThoseUnderWayAreAwaited) {
-  Random random(test_seed());
+  Random random(test::seed());
   const ImageStore store(random, {});
   VirtualClock clock;
   const auto backend = open_simulated({.clock = &clock, .files = store.images()});
