@@ -1,6 +1,5 @@
 // The table "avx2".
 #include "kernels/cpu/vec_avx2.h"
-//
 #include "kernels/cpu/vector_table.h"
 
 namespace headrace::kernels {

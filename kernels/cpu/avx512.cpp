@@ -1,6 +1,5 @@
 // The table "avx512".
 #include "kernels/cpu/vec_avx512.h"
-//
 #include "kernels/cpu/vector_table.h"
 
 namespace headrace::kernels {

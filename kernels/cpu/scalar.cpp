@@ -1,6 +1,5 @@
 // The table "scalar".
 #include "kernels/cpu/vec_scalar.h"
-//
 #include "kernels/cpu/vector_table.h"
 
 namespace headrace::kernels {
