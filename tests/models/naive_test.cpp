@@ -9,6 +9,7 @@
 
 #include "core/half.h"
 #include "models/block.h"
+#include "models/families.h"
 #include "tests/models/in_memory.h"
 #include "tests/support/seed.h"
 
@@ -138,7 +139,8 @@ class Naive {
     return product(start + down + ".weight", g, c_.hidden_size);
   }
   Vector mixture(const Vector& h) {
-    const Vector scores = product(prefix_ + "block_sparse_moe.gate.weight", h, c_.experts);
+    const ExpertNames& names = find_family(c_.family)->experts;
+    const Vector scores = product(prefix_ + names.router, h, c_.experts);
     std::vector<uint32_t> order(c_.experts);
     std::iota(order.begin(), order.end(), 0u);
     std::sort(order.begin(), order.end(),
@@ -151,9 +153,8 @@ class Naive {
     for (uint32_t r = 0; r < chosen; ++r) sum += std::exp(scores[order[r]]);
     Vector out(c_.hidden_size);
     for (uint32_t r = 0; r < chosen; ++r) {
-      const std::string start =
-          prefix_ + "block_sparse_moe.experts." + std::to_string(order[r]) + ".";
-      Vector part = feed_forward(h, start, "w1", "w3", "w2");
+      const std::string start = prefix_ + names.experts + "." + std::to_string(order[r]) + ".";
+      Vector part = feed_forward(h, start, names.gate, names.up, names.down);
       for (double& x : part) x *= std::exp(scores[order[r]]) / sum;
       add(out, part);
     }
