@@ -202,15 +202,28 @@ class Explanation {
                               moves, format_bytes(plan_.bound_bytes), above));
   }
 
+  // Within compute, reading weights from memory and products overlap, so the larger is the reason,
+  // unless most of it is neither.
+  const char* compute_name(double busy_s) const {
+    const double products = product_s_per_row(workload_, machine_) * plan_.sequences;
+    double read = 0;
+    for (const Use& use : plan_.steady.uses) {
+      read += static_cast<double>(workload_.objects.at(use.object).chunks.at(use.chunk));
+    }
+    read /= machine_.memory_read_bytes_per_s;
+    if (busy_s > 2 * std::max(products, read)) return "attention";
+    return products > read ? "compute" : "memory read";
+  }
+
   void binds() {
     const PassTimes times = pass_times(plan_, workload_, machine_);
-    // Reading weights from memory and products overlap within compute: the larger is the reason.
-    const double products = product_s_per_row(workload_, machine_) * plan_.sequences;
-    const double compute = times.busy_s[static_cast<size_t>(Lane::kCompute)];
-    const char* compute_name = products * 2 >= compute ? "compute" : "memory read";
-    const char* names[kLanes] = {
-        compute_name,       "disk read", "disk write", "copy to the device",
-        "copy to the host", "update",    "link"};
+    const char* names[kLanes] = {compute_name(times.busy_s[static_cast<size_t>(Lane::kCompute)]),
+                                 "disk read",
+                                 "disk write",
+                                 "copy to the device",
+                                 "copy to the host",
+                                 "update",
+                                 "link"};
     size_t most = 0;
     for (size_t lane = 1; lane < kLanes; ++lane) {
       if (times.busy_s[lane] > times.busy_s[most]) most = lane;

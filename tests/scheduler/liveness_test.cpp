@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <set>
 
@@ -11,19 +10,11 @@
 #include "core/random.h"
 #include "scheduler/bound.h"
 #include "scheduler/liveness.h"
+#include "tests/support/seed.h"
 #include "tests/support/training_strings.h"
 
 namespace headrace::scheduler {
 namespace {
-
-uint64_t seed_of(uint64_t otherwise) {
-  const char* text = std::getenv("HEADRACE_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-uint64_t count_of(uint64_t otherwise) {
-  const char* text = std::getenv("HEADRACE_TEST_COUNT");
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 // The rules as prose says them: residents in order of arrival, every question answered by a scan.
 class Plain {
@@ -151,11 +142,11 @@ std::vector<uint32_t> some(Random& random, uint32_t objects, uint32_t most) {
 }
 
 TEST(Replay, EqualsThePlainRulesOnRandomStrings) {
-  const uint64_t seed = seed_of(20), count = count_of(400);
+  const uint64_t count = test::cases(400);
   size_t refused = 0;
   for (uint64_t c = 0; c < count; ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const auto objects = static_cast<uint32_t>(random.between(1, 12));
     std::vector<CacheObject> sizes;
     for (uint32_t o = 0; o < objects; ++o) {
@@ -194,10 +185,10 @@ TEST(Replay, EqualsThePlainRulesOnRandomStrings) {
 }
 
 TEST(Replay, EqualsThePlainRulesOnTrainingSteps) {
-  const uint64_t seed = seed_of(21), count = count_of(40);
+  const uint64_t count = test::cases(40);
   for (uint64_t c = 0; c < count; ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     TrainingShape shape;
     shape.layers = static_cast<uint32_t>(random.between(2, 6));
     shape.micro_batches = static_cast<uint32_t>(random.between(1, 5));
@@ -222,11 +213,11 @@ TEST(Replay, EqualsThePlainRulesOnTrainingSteps) {
 // No schedule beats the bound: the best policy at every group size stays above it, and the bound is
 // not idle (somewhere within 20 %). Steady steps, whole layers.
 TEST(Replay, NeverBeatsTheGroupedBound) {
-  const uint64_t seed = seed_of(22), count = count_of(60);
+  const uint64_t count = test::cases(60);
   double closest = 1e9;
   for (uint64_t c = 0; c < count; ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     TrainingShape shape;
     shape.layers = static_cast<uint32_t>(random.between(3, 12));
     shape.micro_batches = static_cast<uint32_t>(random.between(1, 8));
@@ -269,10 +260,10 @@ std::vector<Access> cyclic(const std::vector<uint32_t>& order, uint32_t passes) 
 // A weight stream is a cyclic scan. LRU evicts what is needed soonest, so a memory one object too
 // small keeps nothing; furthest next use keeps all but one object's room.
 TEST(CyclicScan, LruMovesEverythingAndNextUseOnlyTheRest) {
-  const uint64_t seed = seed_of(23), count = count_of(200);
+  const uint64_t count = test::cases(200);
   for (uint64_t c = 0; c < count; ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const auto objects = static_cast<uint32_t>(random.between(3, 40));
     const auto size = static_cast<double>(random.between(1, 9));
     const auto slots = static_cast<double>(random.between(1, objects - 1));
@@ -301,10 +292,10 @@ TEST(CyclicScan, LruMovesEverythingAndNextUseOnlyTheRest) {
 // Unequal objects: the least recently used one is always that whose turn is next, so LRU keeps
 // nothing of use here either; and no policy beats size - capacity.
 TEST(CyclicScan, LruMovesEverythingForUnequalObjectsToo) {
-  const uint64_t seed = seed_of(24), count = count_of(200);
+  const uint64_t count = test::cases(200);
   for (uint64_t c = 0; c < count; ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     std::vector<CacheObject> sizes(random.between(2, 30));
     double all = 0, largest = 0;
     for (CacheObject& object : sizes) {

@@ -7,26 +7,17 @@
 
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 
 #include "core/error.h"
 #include "core/random.h"
+#include "tests/support/seed.h"
 #include "tests/support/streams.h"
 
 namespace headrace::scheduler {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint64_t seed_of(uint64_t otherwise) {
-  const char* text = std::getenv("HEADRACE_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-uint64_t count_of(uint64_t otherwise) {
-  const char* text = std::getenv("HEADRACE_TEST_COUNT");
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
 
 // io_i and c_i of layers of one chunk, as the machine's figures give them.
 struct Times {
@@ -66,10 +57,9 @@ double compute_end(const Timeline& timeline, const Plan& plan, int32_t round) {
 }
 
 TEST(Simulate, WithoutPrefetchTimesAdd) {
-  const uint64_t seed = seed_of(1);
-  for (uint64_t c = 0; c < count_of(50); ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+  for (uint64_t c = 0; c < test::cases(50); ++c) {
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const Workload workload = layered(random_layers(random, 1, 12));
     const Machine machine = round_machine();
     const auto rows = static_cast<uint32_t>(random.between(1, 64));
@@ -84,10 +74,9 @@ TEST(Simulate, WithoutPrefetchTimesAdd) {
 }
 
 TEST(Simulate, OneAheadHidesTheLesserOfReadAndCompute) {
-  const uint64_t seed = seed_of(2);
-  for (uint64_t c = 0; c < count_of(50); ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+  for (uint64_t c = 0; c < test::cases(50); ++c) {
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const Workload workload = layered(random_layers(random, 2, 12));
     const Machine machine = round_machine();
     const auto rows = static_cast<uint32_t>(random.between(1, 64));
@@ -103,10 +92,9 @@ TEST(Simulate, OneAheadHidesTheLesserOfReadAndCompute) {
 
 // Reference for any depth: fetch q follows fetch q-1 and waits for the slot of compute q-depth-1.
 TEST(Simulate, DeeperPrefetchEqualsTheRecurrence) {
-  const uint64_t seed = seed_of(3);
-  for (uint64_t c = 0; c < count_of(100); ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+  for (uint64_t c = 0; c < test::cases(100); ++c) {
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const Workload workload = layered(random_layers(random, 1, 12));
     const Machine machine = round_machine();
     const auto n = static_cast<uint32_t>(workload.objects.size());
@@ -144,10 +132,9 @@ TEST(Simulate, DeeperPrefetchEqualsTheRecurrence) {
 }
 
 TEST(Simulate, TwoHopsEqualTheRecurrenceAndRunAtTheSlowerHop) {
-  const uint64_t seed = seed_of(4);
-  for (uint64_t c = 0; c < count_of(100); ++c) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + " case " + std::to_string(c));
-    Random random(seed, c);
+  for (uint64_t c = 0; c < test::cases(100); ++c) {
+    SCOPED_TRACE(test::seed_note(c));
+    Random random(test::seed(), c);
     const auto depth = static_cast<uint32_t>(random.below(4));
     const auto staging = static_cast<uint32_t>(random.between(1, 3));
     const Workload workload = layered(random_layers(random, depth + 1 + staging, 14));
