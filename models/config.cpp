@@ -75,7 +75,8 @@ void refuse_other_arithmetic(const Fields& fields) {
     const std::optional<double> x = fields.number(name);
     if (x && *x != 1.0) fields.unsupported(name, "1");
   }
-  for (const char* name : {"is_encoder_decoder", "add_cross_attention", "alibi"}) {
+  for (const char* name :
+       {"is_encoder_decoder", "add_cross_attention", "alibi", "rope_interleaved"}) {
     const std::optional<bool> on = fields.flag(name);
     if (on && *on) fields.unsupported(name, "false");
   }

@@ -139,6 +139,7 @@ const Refusal kRefusals[] = {
     {"text_config", kNo, "mistral", set("text_config", json::object{{"a", 1}})},
     {"partial_rotary_factor", kNo, "llama", set("partial_rotary_factor", 0.5)},
     {"final_logit_softcapping", kNo, "llama", set("final_logit_softcapping", 30.0)},
+    {"rope_interleaved", kNo, "llama", set("rope_interleaved", true)},
     {"auto_map", kNo, "llama",
      set("auto_map", json::object{{"AutoModelForCausalLM", "modeling.Model"}})},
     {"dtype", kNo, "llama", set("dtype", "float8_e4m3fn")},
