@@ -183,15 +183,23 @@ SuperRead read_super(const std::string& folder) {
                             file.path(), file.size(), kSuperBytes, folder))
         .at_path(file.path());
   }
-  const AlignedBuffer buffer(kSuperBytes);
-  file.read(buffer.span(), 0);
+  const AlignedBuffer buffer(kSlotBytes);
   SuperRead super;
-  super.bytes_read = kSuperBytes;
+  std::optional<Error> failure;
   for (size_t i = 0; i < super.slots.size(); ++i) {
-    const auto bytes = buffer.span().subspan(i * kSlotBytes, kSlotBytes);
-    super.states[i] = decode_slot(bytes, super.slots[i]);
+    // Each alone: a sector that cannot be read takes one slot and not both.
+    try {
+      file.read(buffer.span(), i * kSlotBytes);
+    } catch (const Error& error) {
+      failure = error;
+      super.states[i] = SlotState::kDamaged;
+      continue;
+    }
+    super.bytes_read += kSlotBytes;
+    super.states[i] = decode_slot(buffer.span(), super.slots[i]);
     if (super.states[i] == SlotState::kValid) super.candidates.push_back(super.slots[i]);
   }
+  if (super.candidates.empty() && failure) throw *failure;
   auto& found = super.candidates;
   std::stable_sort(found.begin(), found.end(), [](const Superblock& a, const Superblock& b) {
     return a.generation > b.generation;

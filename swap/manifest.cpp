@@ -95,8 +95,7 @@ ManifestHead head_of(const Manifest& manifest) {
 }
 
 [[noreturn]] void throw_damaged(const std::string& path, const std::string& why) {
-  throw Error(ErrorCode::kFormat,
-              fmt::format("the store's manifest {} is damaged: {}; rebuild the store", path, why))
+  throw Error(ErrorCode::kFormat, fmt::format("the store's manifest {} is damaged: {}", path, why))
       .at_path(path);
 }
 

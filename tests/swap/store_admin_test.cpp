@@ -1,12 +1,10 @@
 // Listing, verifying and removing stores, locks between processes, and disks that are too small.
 #include <fcntl.h>
-#include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 
 #include "swap/manifest.h"
 #include "swap/store.h"
@@ -231,6 +229,34 @@ TEST(StoreWriter, LeavesNothingBehindWithoutCommit) {
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_TRUE(says(error, "notes.txt")) << error.what();
   EXPECT_FALSE(fs::exists(temp / "mine/lock"));
+}
+
+// How many of a file's pages the page cache holds.
+size_t pages_cached(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY);
+  const size_t bytes = fs::file_size(path);
+  void* map = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+  std::vector<unsigned char> in_core(bytes / kBlock);
+  EXPECT_EQ(mincore(map, bytes, in_core.data()), 0);
+  munmap(map, bytes);
+  close(fd);
+  return static_cast<size_t>(
+      std::count_if(in_core.begin(), in_core.end(), [](unsigned char c) { return (c & 1) != 0; }));
+}
+
+TEST(StoreWriter, LeavesThePageCacheAlone) {
+  const TempFolder temp;
+  std::vector<ObjectSpec> objects(1);
+  objects[0] = {.id = 0, .chunks = std::vector<Bytes>(16, kMiB)};
+  make_store(temp / "s", spec_of(objects), 3);
+  const bool direct = Store::open(temp / "s")->files().direct;
+  if (!direct) GTEST_SKIP() << "no direct I/O in " << temp.path();
+  EXPECT_TRUE(verify_store(temp / "s", nullptr).empty());
+  for (const std::string name : {"/data.0", "/manifest.1", "/super"}) {
+    EXPECT_EQ(pages_cached(temp / "s" + name), 0u) << name;
+  }
+  read_all(data_path(temp / "s"));
+  EXPECT_GT(pages_cached(data_path(temp / "s")), 1000u);  // the counter sees what there is
 }
 
 TEST(StoreWriter, RefusesWhatTheDiskCannotHold) {
