@@ -8,8 +8,8 @@ endif()
 foreach(object IN LISTS objects)
   execute_process(COMMAND ${NM} --defined-only -C ${object} OUTPUT_VARIABLE symbols
     COMMAND_ERROR_IS_FATAL ANY)
-  # W, V: weak; u: unique.
-  if(symbols MATCHES "\n?[0-9a-f]+ ([WwVvu]) ([^\n]*)")
+  # W: weak functions. Weak data is harmless: it holds no instructions.
+  if(symbols MATCHES "\n?[0-9a-f]+ (W) ([^\n]*)")
     message(FATAL_ERROR "${object} defines '${CMAKE_MATCH_2}', which is shared with units built "
       "for the baseline: keep it in an unnamed namespace, or do not call it here")
   endif()
