@@ -124,6 +124,9 @@ TEST(BumpDeathTest, RefusesWhatDoesNotFit) {
   EXPECT_DEATH(bump.take(1), "assertion failed");
   EXPECT_DEATH(bump.take(~Bytes{0}), "assertion failed");
   EXPECT_DEATH(bump.take(0, 3), "alignment 3");
+  Bump ragged(room);
+  ragged.take(1);
+  EXPECT_DEATH(ragged.take(~Bytes{0} - 10, 64), "assertion failed");  // wraps with its gap
 }
 
 }  // namespace

@@ -153,6 +153,9 @@ std::vector<Hostile> hostile_headers() {
       {"too many",
        one(R"("dtype":"U8","shape":[4398046511105,4194304],"data_offsets":[0,4194304])"), 4194304},
       {"too many", one(R"("dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0])"), 0},
+      {"too many",
+       one(R"("dtype":"U8","shape":[2147483648,1073741824],"data_offsets":[0,2305843009213693952])"),
+       0},
       {"do not match",  // 2^60 elements of 8 bytes fit into 64 bits, but not into the file
        one(R"("dtype":"I64","shape":[1073741824,1073741824],"data_offsets":[0,0])"), 0},
       {"do not match", one(R"("dtype":"F32","shape":[2],"data_offsets":[0,4])"), 4},

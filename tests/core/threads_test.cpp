@@ -69,18 +69,36 @@ TEST(ThreadPoolTest, MoreThreadsThanCores) {
   for (int i = 0; i < 200; ++i) check_counts(pool, 257);
 }
 
-TEST(ThreadPoolTest, WorkersTakePart) {
+// The pauses are far longer than the spin, so that a worker is asleep when its loop begins.
+TEST(ThreadPoolTest, SleepingWorkersTakePart) {
   ThreadPool pool(2);
   std::atomic<bool> helped{false};
   const auto caller = std::this_thread::get_id();
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
   while (!helped && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
     pool.run(64, [&](uint32_t) {
       if (std::this_thread::get_id() != caller) helped = true;
       std::this_thread::sleep_for(std::chrono::microseconds(50));
     });
   }
   EXPECT_TRUE(helped);
+}
+
+// The caller has long been asleep when the last worker leaves, and must be woken.
+TEST(ThreadPoolTest, WaitsForSlowWorkers) {
+  ThreadPool pool(3);
+  const auto caller = std::this_thread::get_id();
+  for (int loop = 0; loop < 20; ++loop) {
+    std::vector<uint8_t> done(6);
+    pool.run(6, [&](uint32_t i) {
+      const bool is_caller = std::this_thread::get_id() == caller;
+      std::this_thread::sleep_for(std::chrono::milliseconds(is_caller ? 1 : 4));
+      done[i] = 1;
+    });
+    EXPECT_EQ(std::count(done.begin(), done.end(), 1), 6);
+  }
 }
 
 TEST(ThreadPoolTest, StartsAndStopsWithoutWork) {

@@ -4,6 +4,9 @@
 //   HEADRACE_TEST_SEED=S HEADRACE_FUZZ_ONLY=I build/tests/fuzz/fuzz_json
 // HEADRACE_FUZZ_SECONDS sets the time; FILE … runs these inputs alone; --write-corpus FOLDER
 // writes the seeds for libFuzzer.
+#include <unistd.h>
+
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -15,8 +18,6 @@
 #include "core/random.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/support/seed.h"
-
-#include <unistd.h>
 
 namespace headrace::fuzz {
 namespace {
