@@ -186,20 +186,30 @@ class Explanation {
   }
 
   void bytes() {
-    std::string range;
+    if (plan_.bytes_most == 0) return line("bytes", "moves nothing, and no schedule moves less");
+    std::string list;
+    Bytes from_host = 0;
+    for (const ByteRow& row : bytes_of(plan_.steady)) {
+      if (row.edge.from == Tier::kHost) from_host += row.bytes;
+    }
+    // With a device, part of it comes from the host's memory; the bound is of what the disk gives.
+    if (from_host > 0) {
+      list += fmt::format(", {} of it from the host to the device", format_bytes(from_host));
+    }
     if (plan_.bytes_least != plan_.bytes_most) {
-      range = fmt::format(" ({} to {}, as the data choose)", format_bytes(plan_.bytes_least),
+      list += fmt::format(", {} to {} as the data choose", format_bytes(plan_.bytes_least),
                           format_bytes(plan_.bytes_most));
     }
-    const std::string moves = fmt::format("moves {} a pass{}; ", format_bytes(plan_.bytes), range);
-    if (plan_.bytes == 0) return line("bytes", "moves nothing, and no schedule moves less");
+    const std::string moves = fmt::format("moves {} a pass{}; ", format_bytes(plan_.bytes), list);
     if (plan_.bound_bytes == 0) {
-      return line("bytes", moves + "all that a pass must read would fit into this budget");
+      return line("bytes", moves + "all that every pass reads would fit into this budget");
     }
-    const double above = percent(plan_.bytes, plan_.bound_bytes) - 100;
-    line("bytes", fmt::format("{}no schedule within this budget moves less than {} ({:.1f} % "
-                              "above that)",
-                              moves, format_bytes(plan_.bound_bytes), above));
+    const Bytes from_disk = plan_.bytes - std::min(plan_.bytes, from_host);
+    line("bytes",
+         fmt::format("{}no schedule within this budget moves less than {}{} ({:.1f} % "
+                     "above that)",
+                     moves, format_bytes(plan_.bound_bytes), from_host > 0 ? " from disk" : "",
+                     std::max(0.0, percent(from_disk, plan_.bound_bytes) - 100)));
   }
 
   // Within compute, reading weights from memory and products overlap, so the larger is the reason,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -337,10 +338,17 @@ TEST(Bound, HoldsForEveryPlanOfTheSearch) {
     Random random(test::seed(), c);
     const Workload workload = random_model(random);
     const Machine machine = round_machine();
-    const Bytes least = required_of(workload, machine, {});
     Bytes all = 0;
     for (const ObjectSpec& object : workload.objects) all += object.bytes();
-    const Budgets budgets{.memory = least + random.below(all + 8 * kMiB)};
+    Budgets budgets;
+    const bool has_device = random.chance(0.4);
+    if (has_device) {
+      budgets.device_memory = random.between(16 * kMiB, 16 * kMiB + all);
+      budgets.device_within_memory = random.chance(0.5);
+    }
+    budgets.memory = required_of(workload, machine, budgets);
+    if (budgets.memory == 0) continue;  // the device is too small for any plan
+    budgets.memory += random.below(all + 8 * kMiB);
     for (const char* policy : {"auto", "stream", "pin", "lru", "sync"}) {
       Choices choices;
       choices.policy = policy;
@@ -352,12 +360,21 @@ TEST(Bound, HoldsForEveryPlanOfTheSearch) {
         continue;
       }
       const Bytes bound = bound_bytes(workload, budgets);
-      EXPECT_LE(bound, plan.bytes) << policy;
+      Bytes from_host = 0;
+      for (const ByteRow& row : bytes_of(plan.steady)) {
+        if (row.edge.from == Tier::kHost) from_host += row.bytes;
+      }
+      EXPECT_LE(bound, plan.bytes - from_host) << policy;
       EXPECT_LE(plan.bound_bytes, plan.bytes);
-      const bool dense = plan.pools.empty();
+      const bool dense = plan.pools.empty() && !has_device;
       if (std::string_view(policy) == "pin" && dense) {
         const Bytes extra = plan.memory.activations - workload.needs.activation_fixed;
         EXPECT_LE(plan.bytes, bound + plan.memory.stream_ring + plan.memory.slack + extra);
+      }
+      if (std::string_view(policy) == "auto") {
+        const std::string why = explain(plan, workload, machine, budgets);
+        EXPECT_THAT(why, HasSubstr("\nbinds "));
+        EXPECT_THAT(why, HasSubstr("\n1 GiB more "));
       }
       const PassRows pass{plan.sequences, workload.context, 1};
       const double took = simulate(plan, workload, machine, {pass, pass, pass}).steady_s;
