@@ -94,7 +94,7 @@ TEST(ThreadPoolTest, WaitsForSlowWorkers) {
     std::vector<uint8_t> done(6);
     pool.run(6, [&](uint32_t i) {
       const bool is_caller = std::this_thread::get_id() == caller;
-      std::this_thread::sleep_for(std::chrono::milliseconds(is_caller ? 1 : 4));
+      std::this_thread::sleep_for(std::chrono::milliseconds(is_caller ? 1 : 20));
       done[i] = 1;
     });
     EXPECT_EQ(std::count(done.begin(), done.end(), 1), 6);
