@@ -154,7 +154,8 @@ std::vector<Hostile> hostile_headers() {
        one(R"("dtype":"U8","shape":[4398046511105,4194304],"data_offsets":[0,4194304])"), 4194304},
       {"too many", one(R"("dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0])"), 0},
       {"too many",
-       one(R"("dtype":"U8","shape":[2147483648,1073741824],"data_offsets":[0,2305843009213693952])"),
+       one(R"("dtype":"U8","shape":[2147483648,1073741824],)"
+           R"("data_offsets":[0,2305843009213693952])"),
        0},
       {"do not match",  // 2^60 elements of 8 bytes fit into 64 bits, but not into the file
        one(R"("dtype":"I64","shape":[1073741824,1073741824],"data_offsets":[0,0])"), 0},
@@ -167,7 +168,8 @@ std::vector<Hostile> hostile_headers() {
       {"end before", one(R"("dtype":"F32","shape":[1],"data_offsets":[4,0])"), 4},
       {"negative", one(R"("dtype":"F32","shape":[1],"data_offsets":[-4,0])"), 4},
       {"hole",
-       one(R"("dtype":"F32","shape":[1],"data_offsets":[18446744073709551611,18446744073709551615])"),
+       one(R"("dtype":"F32","shape":[1],)"
+           R"("data_offsets":[18446744073709551611,18446744073709551615])"),
        4},
       {"past the end", one(good), 3},
       {"behind the last", one(good), 5},
