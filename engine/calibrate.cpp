@@ -65,12 +65,19 @@ Products measure_products(const kernels::Kernels& k, ThreadPool& pool, DType typ
   auto* y = bump.take_array<float>(kRows * outputs);
   std::memset(arena.data(), 0, arena.size());
   const auto product = [&](uint64_t rows) {
-    k.matmul(pool, {.x = x, .w = weights, .w_type = type, .m = rows, .k = kDepth, .n = outputs,
-                    .y = y, .y_stride = outputs});
+    k.matmul(pool, {.x = x,
+                    .w = weights,
+                    .w_type = type,
+                    .m = rows,
+                    .k = kDepth,
+                    .n = outputs,
+                    .y = y,
+                    .y_stride = outputs});
   };
   Products p;
   product(kRows);
-  p.flops = 2.0 * kRows * kDepth * static_cast<double>(outputs) / best_of(8, [&] { product(kRows); });
+  p.flops =
+      2.0 * kRows * kDepth * static_cast<double>(outputs) / best_of(8, [&] { product(kRows); });
   double best = 1e30;
   for (int i = 0; i < 24; ++i) {
     evict(weights, weight_bytes);
@@ -122,9 +129,11 @@ Disk measure_disk(const std::string& folder) {
     Bytes next = 0;
     for (Bytes completed = 0; completed < until;) {
       while (next < until && io->in_flight() < depth) {
-        const swap::IoOp op{.file = 0, .offset = next,
+        const swap::IoOp op{.file = 0,
+                            .offset = next,
                             .data = arena.data() + next / bytes % kReadDepth * kReadBytes,
-                            .bytes = static_cast<uint32_t>(bytes), .user = next};
+                            .bytes = static_cast<uint32_t>(bytes),
+                            .user = next};
         if (io->submit({&op, 1}) == 0) break;
         next += bytes;
       }
@@ -143,7 +152,7 @@ Disk measure_disk(const std::string& folder) {
 }
 
 std::string host_id(unsigned threads, const char* isa) {
-  struct utsname u{};
+  struct utsname u {};
   ::uname(&u);
   return fmt::format("{} {} {} threads {}", u.nodename, u.release, threads, isa);
 }

@@ -1,5 +1,5 @@
-// What this machine can do, measured in a few seconds and cached; and machine descriptions as JSON, the
-// form of `doctor --json` and `--machine FILE` (docs/format/machine.md).
+// What this machine can do, measured in a few seconds and cached; and machine descriptions as JSON,
+// the form of `doctor --json` and `--machine FILE` (docs/format/machine.md).
 #pragma once
 
 #include <string>
@@ -18,9 +18,9 @@ scheduler::Machine read_machine(const std::string& path);
 json::object machine_to_json(const scheduler::Machine& machine, Bytes host_bytes, Bytes disk_bytes);
 
 struct CalibrateOptions {
-  std::string cache_file;        // read if it is of this machine and these threads, else written
-  std::string scratch_folder;    // where a 64 MiB file is made and removed to time the disk
-  bool again = false;            // measure even when the cache would do
+  std::string cache_file;      // read if it is of this machine and these threads, else written
+  std::string scratch_folder;  // where a 64 MiB file is made and removed to time the disk
+  bool again = false;          // measure even when the cache would do
 };
 
 // Under 10 s. The disk figures are of 1 MiB direct reads, 8 MiB in flight.

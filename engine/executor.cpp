@@ -78,18 +78,19 @@ struct Executor::Impl {
 
   Parts p;
   ExecutorCounters counters;
-  std::vector<std::vector<Bytes>> offsets;           // [object][chunk]: inside a pool slot
-  std::vector<std::vector<uint32_t>> resident_index; // [object][chunk]: into plan.residents, or kNone
-  std::vector<LaneQueue> transfers;                  // of the steady round
+  std::vector<std::vector<Bytes>> offsets;  // [object][chunk]: inside a pool slot
+  std::vector<std::vector<uint32_t>>
+      resident_index;                // [object][chunk]: into plan.residents, or kNone
+  std::vector<LaneQueue> transfers;  // of the steady round
   std::vector<uint32_t> compute_tasks;
   std::vector<TaskState> state, enter_state;
   std::vector<scheduler::PoolState> pools;
   scheduler::Filled filled;
   std::vector<uint32_t> choices;
-  std::vector<swap::Ticket> hole_tickets;            // of the wave under way, in pick order
+  std::vector<swap::Ticket> hole_tickets;  // of the wave under way, in pick order
   std::vector<const std::byte*> addresses;
-  std::vector<const char*> names;                    // of segments, for the trace
-  int64_t round = 0;                                 // of the next or running pass
+  std::vector<const char*> names;  // of segments, for the trace
+  int64_t round = 0;               // of the next or running pass
 };
 
 Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
@@ -150,14 +151,16 @@ std::byte* Executor::Impl::address(const Slot& slot, int64_t at) const {
     }
     case Space::kRing: {
       const Ring& ring = p.plan.rings[slot.area];
-      return arena(ring.tier) + ring.offset + scheduler::ring_slot(ring, slot, at) * ring.slot_bytes;
+      return arena(ring.tier) + ring.offset +
+             scheduler::ring_slot(ring, slot, at) * ring.slot_bytes;
     }
     case Space::kPool: {
       const Pool& pool = p.plan.pools[slot.area];
       return arena(pool.tier) + pool.offset + slot.index * pool.slot_bytes;
     }
     case Space::kNone:
-    case Space::kStore: break;
+    case Space::kStore:
+      break;
   }
   HEADRACE_ASSERT(false, "a slot without an address");
   return nullptr;
@@ -169,7 +172,7 @@ std::byte* Executor::Impl::resident(ObjectId object, uint32_t chunk) const {
   return address({Space::kResident, 0, index}, 0);
 }
 
-// ------------------------------------------------------------------------------------------------ the loop
+// ---- the loop
 
 bool Executor::Impl::finished(TaskState& s) {
   if (!s.pending) return true;
@@ -294,7 +297,7 @@ void Executor::Impl::stall(uint64_t seen, const Task& blocked) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------- compute
+// ---- compute
 
 void Executor::Impl::trace_task(const char* name, uint64_t begin_ns) {
   if (p.trace) {
@@ -304,9 +307,12 @@ void Executor::Impl::trace_task(const char* name, uint64_t begin_ns) {
 
 void Executor::Impl::compute(const Task& task, models::Activations& a, const models::Pass& pass) {
   switch (task.kind) {
-    case TaskKind::kForward: return forward(task, a, pass);
-    case TaskKind::kEmbed: return embed(task, a, pass);
-    case TaskKind::kExperts: return experts(task, a, pass);
+    case TaskKind::kForward:
+      return forward(task, a, pass);
+    case TaskKind::kEmbed:
+      return embed(task, a, pass);
+    case TaskKind::kExperts:
+      return experts(task, a, pass);
     case TaskKind::kRoute: {
       const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
       const auto picked = p.decoder.route(p.context, a, pass, task.segment);
@@ -315,7 +321,8 @@ void Executor::Impl::compute(const Task& task, models::Activations& a, const mod
       return trace_task(names[task.segment], begin);
     }
     case TaskKind::kFetch:
-    case TaskKind::kCopy: break;
+    case TaskKind::kCopy:
+      break;
   }
   HEADRACE_ASSERT(false, "a transfer on the compute lane");
 }
@@ -338,15 +345,15 @@ void Executor::Impl::await(swap::Ticket ticket) {
     const uint64_t end = steady_clock().now_ns();
     counters.stall_disk_s += static_cast<double>(end - begin) * 1e-9;
     if (p.trace) {
-      p.trace->record(
-          {.name = "stall: disk_read", .lane = 0, .begin_ns = begin, .end_ns = end});
+      p.trace->record({.name = "stall: disk_read", .lane = 0, .begin_ns = begin, .end_ns = end});
     }
     return;
   }
   p.pager.wait(ticket);
 }
 
-// A pool on the device is filled through a staging slot on the host: read, then copy, one at a time.
+// A pool on the device is filled through a staging slot on the host: read, then copy, one at a
+// time.
 void Executor::Impl::fetch_staged(const Pool& pool, const swap::Transfer& transfer) {
   const Ring& ring = p.plan.rings[pool.staging];
   swap::Transfer read = transfer, copy = transfer;
@@ -447,7 +454,7 @@ void Executor::Impl::experts(const Task& task, models::Activations& a, const mod
   p.decoder.combine(p.context, a, pass, task.segment);
 }
 
-// ---------------------------------------------------------------------------------------------------- face
+// ---- face
 
 Executor::Executor(Parts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
 Executor::~Executor() = default;

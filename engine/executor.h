@@ -1,6 +1,6 @@
-// Runs a Plan: the only loop that waits. It decides nothing: transfers start when they head their lane and
-// their edges are done, computations likewise, and what data decide goes through scheduler/fill.h.
-// After construction a pass makes no allocation. One thread.
+// Runs a Plan: the only loop that waits. It decides nothing: transfers start when they head their
+// lane and their edges are done, computations likewise, and what data decide goes through
+// scheduler/fill.h. After construction a pass makes no allocation. One thread.
 #pragma once
 
 #include <functional>
@@ -17,8 +17,8 @@ namespace headrace::engine {
 
 struct ExecutorCounters {
   uint64_t passes = 0;
-  uint64_t transfers = 0;                      // started: calls of the pager
-  double stall_disk_s = 0, stall_copy_s = 0;   // what the compute lane waited for, in passes
+  uint64_t transfers = 0;                     // started: calls of the pager
+  double stall_disk_s = 0, stall_copy_s = 0;  // what the compute lane waited for, in passes
 };
 
 // What a pass decided at a hole: distinct candidates in ascending order.
@@ -35,9 +35,9 @@ class Executor {
     swap::Pager& pager;
     std::span<std::byte> device, host;  // arenas of plan.arena_bytes; device may be empty
     models::Context context;
-    Trace* trace = nullptr;             // lane 0: compute
-    DecisionObserver decisions;         // may be empty
-    RouteObserver routes;               // may be empty
+    Trace* trace = nullptr;      // lane 0: compute
+    DecisionObserver decisions;  // may be empty
+    RouteObserver routes;        // may be empty
   };
 
   explicit Executor(Parts parts);

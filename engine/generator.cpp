@@ -11,9 +11,12 @@ namespace headrace::engine {
 
 std::string_view name_of(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kNone: break;
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kNone:
+      break;
   }
   return "none";
 }
@@ -27,8 +30,9 @@ void Generator::check(const models::ModelConfig& config, std::vector<Request>& r
     }
     for (int32_t id : request.prompt) {
       if (id >= 0 && static_cast<uint64_t>(id) < config.vocab_size) continue;
-      throw Error(ErrorCode::kUsage, fmt::format("--ids: token {} is outside the vocabulary; give 0 to {}",
-                                                 id, config.vocab_size - 1))
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--ids: token {} is outside the vocabulary; give 0 to {}", id,
+                              config.vocab_size - 1))
           .at_field("--ids");
     }
     const uint64_t most = config.max_position_embeddings;
@@ -76,7 +80,8 @@ void Generator::start(const std::vector<Request>& requests, TokenSink* sink) {
   }
 }
 
-// Opens waiting requests in order while their whole KV fits: one that runs never has to stop for room.
+// Opens waiting requests in order while their whole KV fits: one that runs never has to stop for
+// room.
 void Generator::admit() {
   while (next_request_ < requests_->size() && active_.size() < session_.workload().sequences) {
     const Request& request = (*requests_)[next_request_];
@@ -160,9 +165,9 @@ void Generator::sample_outputs() {
                                        completion.token_ids.size());
     ++timings_.generated_tokens;
     timings_.decode_tokens += has_prompt_rows_ ? 0 : 1;
-    const bool stop = !request.sampling.ignore_eos &&
-                      std::find(request.stop_ids.begin(), request.stop_ids.end(), id) !=
-                          request.stop_ids.end();
+    const bool stop =
+        !request.sampling.ignore_eos &&
+        std::find(request.stop_ids.begin(), request.stop_ids.end(), id) != request.stop_ids.end();
     completion.token_ids.push_back(id);
     if (sink_ && !stop) sink_->token(r, id);
     if (stop) {

@@ -1,6 +1,6 @@
-// Requests in, tokens out: forms passes of decode rows and prompt chunks of several requests, runs them on a
-// session and samples. A request's tokens depend on nothing but itself: not on its neighbours, the budget
-// or how its prompt was cut.
+// Requests in, tokens out: forms passes of decode rows and prompt chunks of several requests, runs
+// them on a session and samples. A request's tokens depend on nothing but itself: not on its
+// neighbours, the budget or how its prompt was cut.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@
 namespace headrace::engine {
 
 struct Request {
-  std::vector<int32_t> prompt;     // at least one token
+  std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
-  std::vector<int32_t> stop_ids;   // ends the request unless sampling.ignore_eos
+  std::vector<int32_t> stop_ids;  // ends the request unless sampling.ignore_eos
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
@@ -34,9 +34,9 @@ class TokenSink {
 };
 
 struct GeneratorTimings {
-  double prefill_s = 0, decode_s = 0;       // passes with prompt rows; passes without
+  double prefill_s = 0, decode_s = 0;  // passes with prompt rows; passes without
   uint64_t prompt_tokens = 0, generated_tokens = 0;
-  uint64_t decode_tokens = 0;               // sampled in passes without prompt rows
+  uint64_t decode_tokens = 0;  // sampled in passes without prompt rows
   uint64_t passes = 0;
 };
 
@@ -54,14 +54,14 @@ class Generator {
   // One pass over what is under way; false when nothing is left. For tests that count per pass.
   void start(const std::vector<Request>& requests, TokenSink* sink);
   bool step();
-  std::vector<Completion> take();           // after the last step
+  std::vector<Completion> take();  // after the last step
 
   const GeneratorTimings& timings() const { return timings_; }
 
  private:
   struct Active {
     uint32_t request = 0, sequence = 0;
-    uint32_t fed = 0;                       // tokens whose keys and values are in the cache
+    uint32_t fed = 0;  // tokens whose keys and values are in the cache
   };
   void admit();
   bool form_pass();
@@ -78,7 +78,7 @@ class Generator {
   std::vector<Completion> completions_;
   std::vector<Active> active_;
   size_t next_request_ = 0;
-  size_t turn_ = 0;                         // who goes first when rows are scarce
+  size_t turn_ = 0;  // who goes first when rows are scarce
   // The pass being formed.
   std::vector<int32_t> tokens_, positions_;
   std::vector<uint32_t> sequence_, output_rows_, output_of_;  // output_of_: index into active_

@@ -17,14 +17,15 @@ constexpr uint32_t kv_blocks_for(uint64_t tokens) {
 
 class KvCache {
  public:
-  // `memory` holds `blocks` blocks of `block_bytes`; at most `sequences_max` requests at a time, none of
-  // more than `blocks_per_sequence` blocks.
+  // `memory` holds `blocks` blocks of `block_bytes`; at most `sequences_max` requests at a time,
+  // none of more than `blocks_per_sequence` blocks.
   KvCache(std::span<std::byte> memory, Bytes block_bytes, uint32_t blocks, uint32_t sequences_max,
           uint32_t blocks_per_sequence);
 
-  uint32_t open();                                  // a request's handle; asserts that one is free
-  bool grow(uint32_t sequence, uint64_t tokens);    // room for so many tokens; false: no block is free
-  void close(uint32_t sequence);                    // its blocks are free again
+  uint32_t open();  // a request's handle; asserts that one is free
+  bool grow(uint32_t sequence,
+            uint64_t tokens);     // room for so many tokens; false: no block is free
+  void close(uint32_t sequence);  // its blocks are free again
   // Indexed by handle: what kernels read. Addresses stay valid for the cache's life.
   std::span<const kernels::SequenceKv> sequences() const { return views_; }
   uint32_t free_blocks() const { return static_cast<uint32_t>(free_.size()); }

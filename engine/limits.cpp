@@ -37,7 +37,8 @@ std::string cgroup_path(const std::string& controller) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string names = "," + line.substr(first + 1, second - first - 1) + ",";
-    const bool match = controller.empty() ? names == ",," : names.find("," + controller + ",") != std::string::npos;
+    const bool match = controller.empty() ? names == ",,"
+                                          : names.find("," + controller + ",") != std::string::npos;
     if (match) return line.substr(second + 1);
   }
   return "";
@@ -59,8 +60,9 @@ Bytes tightest(const std::string& root, std::string path, const char* file) {
 
 Bytes available_memory() {
   Bytes available = proc_field("/proc/meminfo", "MemAvailable:");
-  for (const Bytes limit : {tightest("/sys/fs/cgroup/memory", cgroup_path("memory"), "memory.limit_in_bytes"),
-                            tightest("/sys/fs/cgroup", cgroup_path(""), "memory.max")}) {
+  for (const Bytes limit :
+       {tightest("/sys/fs/cgroup/memory", cgroup_path("memory"), "memory.limit_in_bytes"),
+        tightest("/sys/fs/cgroup", cgroup_path(""), "memory.max")}) {
     if (limit != 0) available = std::min(available, limit);
   }
   return available;

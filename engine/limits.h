@@ -7,9 +7,9 @@
 
 namespace headrace::engine {
 
-Bytes available_memory();       // the lesser of the memory cgroup's limit and the machine's free memory
-unsigned available_threads();   // CPUs in the affinity mask, at most the cgroup's quota
-Bytes peak_rss();               // VmHWM of this process
+Bytes available_memory();  // the lesser of the memory cgroup's limit and the machine's free memory
+unsigned available_threads();      // CPUs in the affinity mask, at most the cgroup's quota
+Bytes peak_rss();                  // VmHWM of this process
 std::string default_cache_root();  // $XDG_CACHE_HOME/headrace, or ~/.cache/headrace
 
 }  // namespace headrace::engine

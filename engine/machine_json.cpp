@@ -35,7 +35,8 @@ const json::object& member(const json::object& object, const char* key, const st
 
 Tier tier_of(const json::object& object, const char* key, const std::string& what) {
   const json::value* v = object.if_contains(key);
-  const auto tier = v && v->is_string() ? parse_tier(std::string_view(v->as_string())) : std::nullopt;
+  const auto tier =
+      v && v->is_string() ? parse_tier(std::string_view(v->as_string())) : std::nullopt;
   if (!tier) bad(what, std::string("edges.") + key, "device, host or disk");
   return *tier;
 }
@@ -65,7 +66,8 @@ scheduler::Machine machine_from_json(const json::value& value, const std::string
                        .bytes_per_s = positive(edge, "Bps", what, "edges."),
                        .latency_s = positive(edge, "latency_s", what, "edges.", 0)});
   }
-  if (m.rate({Tier::kDisk, Tier::kHost}) == nullptr) bad(what, "edges", "with one from disk to host");
+  if (m.rate({Tier::kDisk, Tier::kHost}) == nullptr)
+    bad(what, "edges", "with one from disk to host");
   if (const json::value* measured = o.if_contains("measured"); measured && measured->is_object()) {
     const auto text = [&](const char* key) -> std::string {
       const json::value* v = measured->as_object().if_contains(key);
@@ -94,12 +96,11 @@ json::object machine_to_json(const scheduler::Machine& m, Bytes host_bytes, Byte
                                  {"shared_with", shared}});
   }
   return {{"name", m.name},
-          {"cpu",
-           json::object{{"threads", m.threads},
-                        {"matmul_flops", json::object{{"bfloat16", m.matmul_flops_bf16},
-                                                      {"float32", m.matmul_flops_f32}}},
-                        {"memory_read_Bps", m.memory_read_bytes_per_s},
-                        {"adamw_Bps", m.adamw_bytes_per_s}}},
+          {"cpu", json::object{{"threads", m.threads},
+                               {"matmul_flops", json::object{{"bfloat16", m.matmul_flops_bf16},
+                                                             {"float32", m.matmul_flops_f32}}},
+                               {"memory_read_Bps", m.memory_read_bytes_per_s},
+                               {"adamw_Bps", m.adamw_bytes_per_s}}},
           {"tiers", json::array{json::object{{"name", "host"}, {"capacity_bytes", host_bytes}},
                                 json::object{{"name", "disk"}, {"capacity_bytes", disk_bytes}}}},
           {"edges", edges},

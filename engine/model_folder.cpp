@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr const char* kLayoutId = "panels16-v1";  // kernels/args.h; part of every fingerprint
 
 SourceFile stat_file(const fs::path& path) {
-  struct stat s{};
+  struct stat s {};
   if (::stat(path.c_str(), &s) != 0) {
     throw Error(ErrorCode::kIo, fmt::format("{}: cannot be read: {}; check the path", path.string(),
                                             std::strerror(errno)))
@@ -71,8 +71,8 @@ ModelFolder open_model(const std::string& path) {
 }
 
 std::string fingerprint(const ModelFolder& folder) {
-  std::string text = fmt::format("store {} layout {} source {}\n", swap::kStoreVersion, kLayoutId,
-                                 folder.path);
+  std::string text =
+      fmt::format("store {} layout {} source {}\n", swap::kStoreVersion, kLayoutId, folder.path);
   for (const SourceFile& file : folder.sources) {
     text += fmt::format("{} {} {} {}\n", file.name, file.size, file.mtime_ns, file.ctime_ns);
   }
@@ -123,11 +123,12 @@ void check_tensors(const SafetensorsFolder& files, const models::WeightLayout& l
     std::vector<uint64_t> expected = {part.rows, part.k};
     if (part.form == models::Form::kVector) expected = {part.k};
     if (tensor->shape != expected) {
-      throw Error(ErrorCode::kFormat,
-                  fmt::format("{}: tensor {} has shape [{}], but config.json asks for [{}]; they do "
-                              "not belong together",
-                              folder, part.tensor, fmt::join(tensor->shape, ", "),
-                              fmt::join(expected, ", ")))
+      throw Error(
+          ErrorCode::kFormat,
+          fmt::format("{}: tensor {} has shape [{}], but config.json asks for [{}]; they do "
+                      "not belong together",
+                      folder, part.tensor, fmt::join(tensor->shape, ", "),
+                      fmt::join(expected, ", ")))
           .at_path(folder)
           .at_field(part.tensor);
     }

@@ -1,5 +1,5 @@
-// A Hugging Face folder as the engine sees it: config, tokenizer, safetensors, and the fingerprint that
-// tells whether a prepared store still belongs to it. The folder is never written to.
+// A Hugging Face folder as the engine sees it: config, tokenizer, safetensors, and the fingerprint
+// that tells whether a prepared store still belongs to it. The folder is never written to.
 #pragma once
 
 #include <optional>
@@ -13,8 +13,8 @@
 
 namespace headrace::engine {
 
-struct SourceFile {            // a file whose change must be noticed; found by stat alone
-  std::string name;            // inside the folder
+struct SourceFile {  // a file whose change must be noticed; found by stat alone
+  std::string name;  // inside the folder
   Bytes size = 0;
   int64_t mtime_ns = 0, ctime_ns = 0;
 };
@@ -35,9 +35,9 @@ std::string fingerprint(const ModelFolder& folder);
 // Default folder name of its store: "<name>-<16 hex digits of the path's hash>".
 std::string store_key(const ModelFolder& folder);
 
-// Opens the shards and checks that every tensor of the layout is there with the right shape. The stored
-// precision is that of the files: matrices must agree on one of float32, bfloat16, float16. Sets
-// folder.config.dtype accordingly. Throws kFormat, kUnsupported.
+// Opens the shards and checks that every tensor of the layout is there with the right shape. The
+// stored precision is that of the files: matrices must agree on one of float32, bfloat16, float16.
+// Sets folder.config.dtype accordingly. Throws kFormat, kUnsupported.
 SafetensorsFolder open_weights(ModelFolder& folder);
 void check_tensors(const SafetensorsFolder& files, const models::WeightLayout& layout,
                    const std::string& folder);

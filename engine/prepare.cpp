@@ -69,8 +69,9 @@ class SourceReader {
 
   [[noreturn]] void fail(uint32_t file, const char* why) const {
     const std::string& path = files_.files[file].path;
-    throw Error(ErrorCode::kIo,
-                fmt::format("{}: reading weights failed: {}; check the file and try again", path, why))
+    throw Error(
+        ErrorCode::kIo,
+        fmt::format("{}: reading weights failed: {}; check the file and try again", path, why))
         .at_path(path);
   }
 
@@ -158,8 +159,8 @@ DType stored_dtype(const swap::Store& store) {
 }
 
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
-                      const models::WeightLayout& layout, const std::string& store_path, Bytes limit,
-                      const kernels::Kernels& k, const Progress& progress) {
+                      const models::WeightLayout& layout, const std::string& store_path,
+                      Bytes limit, const kernels::Kernels& k, const Progress& progress) {
   const std::vector<ObjectSpec> specs = layout.specs();
   const swap::StoreSpec spec{.fingerprint = fingerprint(folder),
                              .source = folder.path,
@@ -192,8 +193,10 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
         const TensorInfo& tensor = *files.find(part.tensor);
         const Bytes element = size_of(tensor.dtype);
         const Bytes row = part.k * element;
-        const Bytes bytes = part.form == Form::kVector ? row : (piece.row_end - piece.row_begin) * row;
-        const std::byte* rows = reader.read(tensor.file, tensor.offset + piece.row_begin * row, bytes);
+        const Bytes bytes =
+            part.form == Form::kVector ? row : (piece.row_end - piece.row_begin) * row;
+        const std::byte* rows =
+            reader.read(tensor.file, tensor.offset + piece.row_begin * row, bytes);
         if (reinterpret_cast<uintptr_t>(rows) % element != 0) {
           std::memcpy(source.data() + sizes.source, rows, bytes);
           rows = source.data() + sizes.source;

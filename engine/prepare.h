@@ -17,16 +17,16 @@ Bytes prepare_memory(const models::WeightLayout& layout);
 
 struct PrepareReport {
   Bytes bytes_read = 0, bytes_written = 0;
-  uint64_t tensors = 0;        // transformed; 0 when the store was used as it is
+  uint64_t tensors = 0;  // transformed; 0 when the store was used as it is
 };
 
 using Progress = std::function<void(Bytes done, Bytes total)>;
 
-// Makes the store of `folder` in `store_path`, replacing what is there. `limit` 0: no limit; otherwise
-// Error(kInfeasible) when the store needs more disk than that.
+// Makes the store of `folder` in `store_path`, replacing what is there. `limit` 0: no limit;
+// otherwise Error(kInfeasible) when the store needs more disk than that.
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
-                      const models::WeightLayout& layout, const std::string& store_path, Bytes limit,
-                      const kernels::Kernels& k, const Progress& progress);
+                      const models::WeightLayout& layout, const std::string& store_path,
+                      Bytes limit, const kernels::Kernels& k, const Progress& progress);
 
 // What a store says of itself: the stored precision, needed before the layout can be known.
 std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files);

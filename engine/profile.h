@@ -22,7 +22,7 @@ struct TraceReport {
     double busy_s = 0, stalled_s = 0;
     uint64_t events = 0;
   };
-  double seconds = 0;                       // first begin to last end
+  double seconds = 0;  // first begin to last end
   std::vector<Row> rows;
   std::vector<Lane> lanes;
   std::map<std::string, double> stalls_s;   // by cause

@@ -33,7 +33,8 @@ std::vector<SwapRow> swap_rows(Session& session) {
     r.counted += row.bytes;
     r.operations += row.operations;
   }
-  for (const scheduler::ByteRow& row : session.predicted()) at(row.edge, row.kind).predicted += row.bytes;
+  for (const scheduler::ByteRow& row : session.predicted())
+    at(row.edge, row.kind).predicted += row.bytes;
   return rows;
 }
 
@@ -127,11 +128,11 @@ json::object stall_json(Session& session) {
 
 std::string swap_table(Session& session) {
   const scheduler::Plan& plan = session.plan();
-  std::string text = fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", "edge", "kind", "predicted",
-                                 "counted", "operations");
+  std::string text = fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", "edge", "kind",
+                                 "predicted", "counted", "operations");
   for (const SwapRow& row : swap_rows(session)) {
-    text += fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", name_of(row.edge), name_of(row.kind),
-                        row.predicted, row.counted, row.operations);
+    text += fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", name_of(row.edge),
+                        name_of(row.kind), row.predicted, row.counted, row.operations);
   }
   text += fmt::format("a decode pass moves {}; no schedule within {} moves less than {}\n",
                       format_bytes(plan.bytes), format_bytes(plan.budget),
@@ -142,12 +143,13 @@ std::string swap_table(Session& session) {
 std::string summary_line(Session& session, const RunTimings& t) {
   const ExecutorCounters& c = session.executor().counters();
   return fmt::format(
-      "{} prompt tokens at {:.1f}/s, {} decoded at {:.2f}/s; load {:.2f} s, stalled {:.2f} s; peak {} of "
+      "{} prompt tokens at {:.1f}/s, {} decoded at {:.2f}/s; load {:.2f} s, stalled {:.2f} s; peak "
+      "{} of "
       "{}; policy {} ({})",
       t.prompt_tokens, rate(static_cast<double>(t.prompt_tokens), t.prefill_s), t.decode_tokens,
       rate(static_cast<double>(t.decode_tokens), t.decode_s), session.timings().load_s,
-      c.stall_disk_s + c.stall_copy_s, format_bytes(peak_rss()), format_bytes(session.plan().budget),
-      session.plan().policy, session.plan().why);
+      c.stall_disk_s + c.stall_copy_s, format_bytes(peak_rss()),
+      format_bytes(session.plan().budget), session.plan().policy, session.plan().why);
 }
 
 json::array planned_swap_json(const scheduler::Plan& plan) {
@@ -169,12 +171,8 @@ json::array planned_swap_json(const scheduler::Plan& plan) {
 json::array alternatives_json(const scheduler::Plan& plan) {
   json::array out;
   for (const scheduler::Alternative& a : plan.alternatives) {
-    json::object o{{"policy", a.policy},
-                   {"prefetch_depth", a.prefetch_depth},
-                   {"rows", a.rows_max},
-                   {"bytes", a.bytes},
-                   {"predicted_s", a.predicted_s},
-                   {"why", a.why}};
+    json::object o{{"policy", a.policy}, {"prefetch_depth", a.prefetch_depth}, {"rows", a.rows_max},
+                   {"bytes", a.bytes},   {"predicted_s", a.predicted_s},       {"why", a.why}};
     if (a.required_bytes != 0) o["required_bytes"] = a.required_bytes;
     out.push_back(o);
   }

@@ -15,10 +15,10 @@ struct RunTimings {
 
 json::object memory_json(const Session& session);
 json::object plan_json(const scheduler::Plan& plan, double planning_ms);
-json::array swap_json(Session& session);             // predicted beside counted; drains first
+json::array swap_json(Session& session);  // predicted beside counted; drains first
 json::object timings_json(const Session& session, const RunTimings& timings);
 json::object stall_json(Session& session);
-std::string swap_table(Session& session);            // lines for people
+std::string swap_table(Session& session);  // lines for people
 std::string summary_line(Session& session, const RunTimings& timings);
 
 // `plan --json`: rows of the first pass (enter) and of one steady pass.

@@ -23,7 +23,8 @@ int32_t argmax(std::span<const float> logits) {
 
 void refuse(bool bad, const char* flag, const char* range) {
   if (!bad) return;
-  throw Error(ErrorCode::kUsage, fmt::format("{}: out of range; give {}", flag, range)).at_field(flag);
+  throw Error(ErrorCode::kUsage, fmt::format("{}: out of range; give {}", flag, range))
+      .at_field(flag);
 }
 
 }  // namespace
@@ -36,13 +37,15 @@ void check(const SamplingParams& params) {
 
 Sampler::Sampler(uint64_t vocabulary) : order_(vocabulary), weight_(vocabulary) {}
 
-int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& params, uint64_t index) {
+int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& params,
+                        uint64_t index) {
   HEADRACE_ASSERT(logits.size() == order_.size(), fmt::format("{} logits", logits.size()));
   for (float x : logits) {
     if (std::isnan(x)) {
-      throw Error(ErrorCode::kFailed,
-                  "logits: not a number; the weights or their precision are damaged: check the model "
-                  "with `headrace store verify`");
+      throw Error(
+          ErrorCode::kFailed,
+          "logits: not a number; the weights or their precision are damaged: check the model "
+          "with `headrace store verify`");
     }
   }
   const int32_t best = argmax(logits);
@@ -55,8 +58,8 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
   size_t kept = order_.size();
   if (params.top_k != 0 && params.top_k < kept) {
     kept = params.top_k;
-    std::nth_element(order_.begin(), order_.begin() + static_cast<ptrdiff_t>(kept) - 1, order_.end(),
-                     more_likely);
+    std::nth_element(order_.begin(), order_.begin() + static_cast<ptrdiff_t>(kept) - 1,
+                     order_.end(), more_likely);
   }
   std::sort(order_.begin(), order_.begin() + static_cast<ptrdiff_t>(kept), more_likely);
   const double top = logits[static_cast<size_t>(best)];

@@ -20,8 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kRowsWanted = 512;      // more rows a pass gain nothing: products are compute-bound
-constexpr size_t kTraceEvents = 1 << 20;   // 64 MiB of events, only when a trace is asked for
+constexpr uint32_t kRowsWanted = 512;  // more rows a pass gain nothing: products are compute-bound
+constexpr size_t kTraceEvents = 1 << 20;  // 64 MiB of events, only when a trace is asked for
 
 double since(double begin) { return steady_clock().seconds() - begin; }
 
@@ -30,8 +30,7 @@ std::string cache_root(const SessionOptions& options) {
 }
 
 std::string store_path(const SessionOptions& options, const ModelFolder& folder) {
-  const std::string root =
-      options.store.empty() ? cache_root(options) + "/stores" : options.store;
+  const std::string root = options.store.empty() ? cache_root(options) + "/stores" : options.store;
   return root + "/" + store_key(folder);
 }
 
@@ -47,7 +46,8 @@ scheduler::Machine machine_for(const SessionOptions& options, const kernels::Ker
   if (options.disk_rate != 0) {
     for (scheduler::Rate& rate : machine.rates) {
       const bool disk = rate.edge.from == Tier::kDisk || rate.edge.to == Tier::kDisk;
-      if (disk) rate.bytes_per_s = std::min(rate.bytes_per_s, static_cast<double>(options.disk_rate));
+      if (disk)
+        rate.bytes_per_s = std::min(rate.bytes_per_s, static_cast<double>(options.disk_rate));
     }
   }
   return machine;
@@ -56,9 +56,9 @@ scheduler::Machine machine_for(const SessionOptions& options, const kernels::Ker
 }  // namespace
 
 scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
-                                  const models::WeightLayout& layout, const models::Decoder& decoder,
-                                  Bytes tokenizer_bytes, const Demand& demand, uint32_t concurrent,
-                                  const char* isa) {
+                                  const models::WeightLayout& layout,
+                                  const models::Decoder& decoder, Bytes tokenizer_bytes,
+                                  const Demand& demand, uint32_t concurrent, const char* isa) {
   scheduler::Workload w;
   w.model = name;
   w.objects = layout.specs();
@@ -77,7 +77,9 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
   size_t chunks = 0;
   for (const ObjectSpec& object : w.objects) chunks += object.chunks.size();
   const uint32_t generated =
-      demand.max_tokens.empty() ? 1 : *std::max_element(demand.max_tokens.begin(), demand.max_tokens.end());
+      demand.max_tokens.empty()
+          ? 1
+          : *std::max_element(demand.max_tokens.begin(), demand.max_tokens.end());
   const Bytes one = decoder.activation_bytes(1, 1);
   w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size),
              .kv_block = decoder.kv_block_bytes(),
@@ -93,21 +95,22 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
   w.context = static_cast<uint32_t>(std::min<uint64_t>(longest, 1u << 30));
   w.rows_wanted = std::max<uint32_t>(w.sequences, std::min(kRowsWanted, w.prompt_tokens));
   w.outputs_max = demand.all_logits ? w.rows_wanted : w.sequences;
-  w.numerics = fmt::format("weights {} activations float32 kv {} isa {} kv_block {}",
-                           name_of(config.dtype), name_of(decoder.kv_type()), isa,
-                           kernels::kKvBlockTokens);
+  w.numerics =
+      fmt::format("weights {} activations float32 kv {} isa {} kv_block {}", name_of(config.dtype),
+                  name_of(decoder.kv_type()), isa, kernels::kKvBlockTokens);
   return w;
 }
 
 Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
-  // Per chunk: its layout, spec, extent, tasks with uses and edges in the plan, executor and verifier
-  // state. Per word: the sampler's order and weight.
+  // Per chunk: its layout, spec, extent, tasks with uses and edges in the plan, executor and
+  // verifier state. Per word: the sampler's order and weight.
   return round_up(kBaseBytes + tokenizer_bytes + chunks * kBytesPerChunk + vocabulary * 16, kBlock);
 }
 
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
-                                   const Demand& demand, const kernels::Kernels& k, ThreadPool& pool) {
+                                   const Demand& demand, const kernels::Kernels& k,
+                                   ThreadPool& pool) {
   auto planned = std::make_unique<Planned>();
   planned->layout = models::layout_of(config);
   planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
@@ -118,16 +121,18 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
       .kv_memory = options.kv_memory};
   const double begin = steady_clock().seconds();
   // All requests at once if their KV fits; otherwise fewer at a time, down to one.
-  for (uint32_t concurrent = std::max<uint32_t>(1, static_cast<uint32_t>(demand.prompt_tokens.size()));;
-       concurrent /= 2) {
-    planned->workload = make_workload(config, name, planned->layout, *planned->decoder, tokenizer_bytes,
-                                      demand, concurrent, k.isa);
+  for (uint32_t concurrent =
+           std::max<uint32_t>(1, static_cast<uint32_t>(demand.prompt_tokens.size()));
+       ; concurrent /= 2) {
+    planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
+                                      tokenizer_bytes, demand, concurrent, k.isa);
     try {
       if (options.plan_file.empty()) {
         planned->plan = scheduler::search(planned->workload, planned->machine, planned->budgets,
                                           options.choices);
       } else {
-        planned->plan = scheduler::parse_plan(read_file(options.plan_file, 256 * kMiB), options.plan_file);
+        planned->plan =
+            scheduler::parse_plan(read_file(options.plan_file, 256 * kMiB), options.plan_file);
         check_plan(*planned, options);
       }
       break;
@@ -148,7 +153,8 @@ void check_plan(const Planned& planned, const SessionOptions& options) {
         .at_path(options.plan_file)
         .at_field("--plan");
   };
-  if (plan.workload_hash != scheduler::workload_hash(w)) refuse("the plan was made for another model");
+  if (plan.workload_hash != scheduler::workload_hash(w))
+    refuse("the plan was made for another model");
   if (options.memory && plan.budget > *options.memory) {
     refuse(fmt::format("the plan needs {}, more than --memory", format_bytes(plan.budget)));
   }
@@ -157,9 +163,9 @@ void check_plan(const Planned& planned, const SessionOptions& options) {
   scheduler::verify(plan, w);
 }
 
-// --------------------------------------------------------------------------------------------------------
-
-Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options, const Demand& demand)
+// ---- session
+Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options,
+                 const Demand& demand)
     : options_(std::move(options)),
       folder_(std::move(folder)),
       k_(kernels::kernels_for(options_.isa)),
@@ -170,15 +176,16 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
   planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_);
   if (files) {
     const double begin = steady_clock().seconds();
-    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory.value_or(0), k_,
-                        [&](Bytes done, Bytes total) {
+    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory.value_or(0),
+                        k_, [&](Bytes done, Bytes total) {
                           if (options_.progress) options_.progress("prepare", done, total);
                         });
     files.reset();
     timings_.prepare_s = since(begin);
     if (!open_store(path)) {
-      throw Error(ErrorCode::kFailed,
-                  fmt::format("{}: the model changed while its store was made; run again", folder_.path))
+      throw Error(
+          ErrorCode::kFailed,
+          fmt::format("{}: the model changed while its store was made; run again", folder_.path))
           .at_path(folder_.path);
     }
   }
@@ -221,12 +228,14 @@ void Session::allocate_and_load(const Demand& demand) {
   }
   device_ = Arena(plan.arena_bytes[0]);
   host_ = Arena(plan.arena_bytes[1]);
-  const Bytes activation_bytes = round_up(decoder().activation_bytes(plan.rows_max, plan.outputs_max), 64);
+  const Bytes activation_bytes =
+      round_up(decoder().activation_bytes(plan.rows_max, plan.outputs_max), 64);
   work_ = Arena(activation_bytes + plan.kv_blocks * w.needs.kv_block);
   activations_ = decoder().bind(work_.span(0, activation_bytes), plan.rows_max, plan.outputs_max);
   uint32_t longest = 1;
   for (size_t i = 0; i < demand.prompt_tokens.size(); ++i) {
-    longest = std::max(longest, kv_blocks_for(uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i]));
+    longest =
+        std::max(longest, kv_blocks_for(uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i]));
   }
   kv_ = std::make_unique<KvCache>(work_.span(activation_bytes, plan.kv_blocks * w.needs.kv_block),
                                   w.needs.kv_block, plan.kv_blocks, w.sequences, longest);
@@ -251,10 +260,12 @@ void Session::allocate_and_load(const Demand& demand) {
       .host = host_.span(0, host_.size()),
       .context = {k_, pool_},
       .trace = trace_.get(),
-      .decisions = [this](uint32_t hole, std::span<const uint32_t> choices) { replay(hole, choices); },
-      .routes = [this](uint32_t layer, std::span<const uint32_t> experts) {
-        if (routes_) routes_(layer, experts);
-      }});
+      .decisions = [this](uint32_t hole,
+                          std::span<const uint32_t> choices) { replay(hole, choices); },
+      .routes =
+          [this](uint32_t layer, std::span<const uint32_t> experts) {
+            if (routes_) routes_(layer, experts);
+          }});
   executor_->enter([&](Bytes done, Bytes total) {
     if (options_.progress) options_.progress("load", done, total);
   });
@@ -273,10 +284,11 @@ void Session::check_store() const {
     }
   }
   if (same) return;
-  throw Error(ErrorCode::kFormat,
-              fmt::format("{}: the store's extents are not this model's; remove it with `headrace store "
-                          "remove` and run again",
-                          store_->info().path))
+  throw Error(
+      ErrorCode::kFormat,
+      fmt::format("{}: the store's extents are not this model's; remove it with `headrace store "
+                  "remove` and run again",
+                  store_->info().path))
       .at_path(store_->info().path);
 }
 
@@ -292,7 +304,8 @@ void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
   scheduler::fill(plan, planned_->workload, hole, choices, replay_[hole.pool], replayed_);
   decided_[hole.pool].bytes += replayed_.bytes;
   decided_[hole.pool].operations += replayed_.operations;
-  const scheduler::HoleBytes range = scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_);
+  const scheduler::HoleBytes range =
+      scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_);
   hole_range_.least += range.least;
   hole_range_.most += range.most;
 }

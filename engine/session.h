@@ -1,5 +1,5 @@
-// The composition root: from a model folder, a demand and budgets to a plan, a prepared store, loaded
-// weights and a running executor. Everything is wired here by constructor arguments.
+// The composition root: from a model folder, a demand and budgets to a plan, a prepared store,
+// loaded weights and a running executor. Everything is wired here by constructor arguments.
 #pragma once
 
 #include <functional>
@@ -26,25 +26,26 @@ namespace headrace::engine {
 
 struct SessionOptions {
   std::optional<Bytes> memory, device_memory, disk_memory, kv_memory;
-  std::string store;                 // folder of stores; empty: in the cache root
-  std::string cache;                 // cache root; empty: default_cache_root()
-  scheduler::Choices choices;        // --policy, --prefetch-depth
+  std::string store;           // folder of stores; empty: in the cache root
+  std::string cache;           // cache root; empty: default_cache_root()
+  scheduler::Choices choices;  // --policy, --prefetch-depth
   std::string io_engine = "auto";
   std::string isa = "auto";
-  unsigned threads = 0;              // 0: all that the process may use
+  unsigned threads = 0;  // 0: all that the process may use
   Bytes disk_rate = 0;
-  std::string machine_file;          // --machine: plan for a described machine
-  std::string plan_file;             // --plan: run this one
-  std::string trace_file;            // --trace: Chrome trace of the run
+  std::string machine_file;  // --machine: plan for a described machine
+  std::string plan_file;     // --plan: run this one
+  std::string trace_file;    // --trace: Chrome trace of the run
   std::function<void(const char* what, Bytes done, Bytes total)> progress;
-  std::function<void(const std::string&)> note;  // one line for the log: fallbacks and their reasons
+  std::function<void(const std::string&)>
+      note;  // one line for the log: fallbacks and their reasons
 };
 
 // What requests ask for; the plan's memory and rows follow from it.
 struct Demand {
-  std::vector<uint32_t> prompt_tokens;   // per request
-  std::vector<uint32_t> max_tokens;      // per request, to be generated
-  bool all_logits = false;               // every row's logits are wanted (`logits`)
+  std::vector<uint32_t> prompt_tokens;  // per request
+  std::vector<uint32_t> max_tokens;     // per request, to be generated
+  bool all_logits = false;              // every row's logits are wanted (`logits`)
 };
 
 // The planning half: needs a config, no weights. Used by `plan` and by Session alike.
@@ -59,19 +60,21 @@ struct Planned {
 };
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
-                                   const Demand& demand, const kernels::Kernels& k, ThreadPool& pool);
+                                   const Demand& demand, const kernels::Kernels& k,
+                                   ThreadPool& pool);
 
 scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
-                                  const models::WeightLayout& layout, const models::Decoder& decoder,
-                                  Bytes tokenizer_bytes, const Demand& demand, uint32_t concurrent,
-                                  const char* isa);
+                                  const models::WeightLayout& layout,
+                                  const models::Decoder& decoder, Bytes tokenizer_bytes,
+                                  const Demand& demand, uint32_t concurrent, const char* isa);
 void check_plan(const Planned& planned, const SessionOptions& options);  // a plan that was read
 
-// `plan.memory.base`: what the process takes besides what a plan accounts for by name. Bounds declared for
-// this build, asserted by tests/engine to cover what is measured, so that every run gives the same figure.
-inline constexpr Bytes kBaseBytes = 40 * kMiB;      // code, libraries, stacks, allocator, page rounding
-inline constexpr Bytes kBytesPerChunk = 1024;       // see base_bytes()
-inline constexpr Bytes kIoBytes = 2 * kMiB;         // ring, tickets, queues
+// `plan.memory.base`: what the process takes besides what a plan accounts for by name. Bounds
+// declared for this build, asserted by tests/engine to cover what is measured, so that every run
+// gives the same figure.
+inline constexpr Bytes kBaseBytes = 40 * kMiB;  // code, libraries, stacks, allocator, page rounding
+inline constexpr Bytes kBytesPerChunk = 1024;   // see base_bytes()
+inline constexpr Bytes kIoBytes = 2 * kMiB;     // ring, tickets, queues
 Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary);
 
 struct SessionTimings {
@@ -80,7 +83,8 @@ struct SessionTimings {
 
 class Session {
  public:
-  // Plans, prepares the store if it must, loads. Throws Error; kInfeasible before anything is allocated.
+  // Plans, prepares the store if it must, loads. Throws Error; kInfeasible before anything is
+  // allocated.
   Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options, const Demand& demand);
   ~Session();
 
@@ -96,15 +100,16 @@ class Session {
   const PrepareReport& prepared() const { return prepared_; }
   double planning_ms() const { return planned_->planning_ms; }
 
-  void run(const models::Pass& pass);      // one pass; keeps account of what data decided
+  void run(const models::Pass& pass);  // one pass; keeps account of what data decided
   void set_route_observer(RouteObserver observer) { routes_ = std::move(observer); }
 
-  // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was decided.
+  // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was
+  // decided.
   std::vector<scheduler::ByteRow> predicted() const;
   scheduler::HoleBytes decided_range() const { return hole_range_; }  // least and most of the holes
-  Bytes decided_bytes() const;              // of those, what the replay moved
-  std::vector<swap::LedgerRow> counted();   // drains first
-  void finish_trace();                      // writes options.trace_file
+  Bytes decided_bytes() const;             // of those, what the replay moved
+  std::vector<swap::LedgerRow> counted();  // drains first
+  void finish_trace();                     // writes options.trace_file
 
  private:
   bool open_store(const std::string& path);
@@ -123,7 +128,8 @@ class Session {
   std::unique_ptr<Trace> trace_;
   Arena device_, host_, work_;
   std::unique_ptr<swap::Pager> pager_;
-  std::unique_ptr<models::Activations, void (*)(models::Activations*)> activations_{nullptr, nullptr};
+  std::unique_ptr<models::Activations, void (*)(models::Activations*)> activations_{nullptr,
+                                                                                    nullptr};
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Executor> executor_;
   RouteObserver routes_;

@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr Bytes kShardBytes = 2 * kGiB;
-constexpr size_t kBatch = 1 << 16;            // values made at a time
+constexpr size_t kBatch = 1 << 16;  // values made at a time
 constexpr double kDeviation = 0.02;
 
 struct Tensor {
@@ -59,8 +59,8 @@ Bytes weight_bytes(const models::ModelConfig& config) {
   return sum;
 }
 
-// Inverse of the normal distribution's cumulative function (Acklam's rational approximation, relative error
-// 1.2e-9): more than enough for a table of 65536 quantiles.
+// Inverse of the normal distribution's cumulative function (Acklam's rational approximation,
+// relative error 1.2e-9): more than enough for a table of 65536 quantiles.
 double normal_quantile(double p) {
   constexpr double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
                           1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
@@ -81,12 +81,14 @@ double normal_quantile(double p) {
          (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1);
 }
 
-// Values of one tensor in stored precision. A value takes 16 random bits: an index into the quantiles.
+// Values of one tensor in stored precision. A value takes 16 random bits: an index into the
+// quantiles.
 class Values {
  public:
   Values(DType dtype, uint64_t seed) : dtype_(dtype), seed_(seed), table_(65536) {
     for (size_t i = 0; i < table_.size(); ++i) {
-      table_[i] = static_cast<float>(kDeviation * normal_quantile((static_cast<double>(i) + 0.5) / 65536));
+      table_[i] =
+          static_cast<float>(kDeviation * normal_quantile((static_cast<double>(i) + 0.5) / 65536));
     }
     room_.resize(kBatch * size_of(dtype));
   }
@@ -120,15 +122,17 @@ class Values {
   std::vector<std::byte> room_;
 };
 
-std::string shard_header(const std::vector<Tensor>& tensors, size_t begin, size_t end, DType dtype) {
+std::string shard_header(const std::vector<Tensor>& tensors, size_t begin, size_t end,
+                         DType dtype) {
   json::object header{{"__metadata__", json::object{{"format", "pt"}}}};
   Bytes offset = 0;
   for (size_t i = begin; i < end; ++i) {
     json::array shape;
     for (uint64_t d : tensors[i].shape) shape.push_back(d);
-    header[tensors[i].name] = json::object{{"dtype", safetensors_name(dtype)},
-                                           {"shape", shape},
-                                           {"data_offsets", json::array{offset, offset + tensors[i].bytes}}};
+    header[tensors[i].name] =
+        json::object{{"dtype", safetensors_name(dtype)},
+                     {"shape", shape},
+                     {"data_offsets", json::array{offset, offset + tensors[i].bytes}}};
     offset += tensors[i].bytes;
   }
   std::string text = to_text(header);
@@ -140,7 +144,8 @@ void write_file(const fs::path& path, const std::string& text) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file << text;
   if (!file.flush()) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: writing failed; check the space on that disk", path.string()))
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: writing failed; check the space on that disk", path.string()))
         .at_path(path.string());
   }
 }
@@ -156,10 +161,16 @@ void flush_pages(const fs::path& path) {
 
 class Writer {
  public:
-  Writer(fs::path out, DType dtype, uint64_t seed, Bytes total, const std::function<void(Bytes, Bytes)>& progress)
-      : out_(std::move(out)), dtype_(dtype), values_(dtype, seed), total_(total), progress_(progress) {}
+  Writer(fs::path out, DType dtype, uint64_t seed, Bytes total,
+         const std::function<void(Bytes, Bytes)>& progress)
+      : out_(std::move(out)),
+        dtype_(dtype),
+        values_(dtype, seed),
+        total_(total),
+        progress_(progress) {}
 
-  void shard(const std::string& name, const std::vector<Tensor>& tensors, size_t begin, size_t end) {
+  void shard(const std::string& name, const std::vector<Tensor>& tensors, size_t begin,
+             size_t end) {
     const fs::path path = out_ / name;
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     const std::string header = shard_header(tensors, begin, end, dtype_);
@@ -168,7 +179,8 @@ class Writer {
     file.write(header.data(), static_cast<std::streamsize>(header.size()));
     for (size_t i = begin; i < end; ++i) tensor(file, tensors[i]);
     if (!file.flush()) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: writing failed; check the space on that disk", path.string()))
+      throw Error(ErrorCode::kIo,
+                  fmt::format("{}: writing failed; check the space on that disk", path.string()))
           .at_path(path.string());
     }
     file.close();
@@ -179,7 +191,8 @@ class Writer {
   void tensor(std::ofstream& file, const Tensor& t) {
     for (uint64_t first = 0; first < t.values(); first += kBatch) {
       const auto bytes = values_.make(t, first, std::min<uint64_t>(kBatch, t.values() - first));
-      file.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+      file.write(reinterpret_cast<const char*>(bytes.data()),
+                 static_cast<std::streamsize>(bytes.size()));
       done_ += bytes.size();
       if (progress_) progress_(done_, total_);
     }
@@ -191,34 +204,43 @@ class Writer {
   const std::function<void(Bytes, Bytes)>& progress_;
 };
 
-models::ModelConfig checked(const json::object& config) { return models::parse_config(config, "synth"); }
+models::ModelConfig checked(const json::object& config) {
+  return models::parse_config(config, "synth");
+}
 
-// Sets the number of layers (and, for models too small for their own width, the width) so that the weights
-// come closest to `size`. What the user set stays.
+int64_t whole_number(const json::object& config, const char* key) {
+  const json::value* v = config.if_contains(key);
+  return v != nullptr && v->is_number() ? v->to_number<int64_t>() : 0;
+}
+
+// Sets the number of layers (and, for models too small for their own width, the width) so that the
+// weights come closest to `size`. What the user set stays.
 void fit(json::object& config, const json::object& set, Bytes size) {
   const auto bytes_with = [&](int64_t layers) {
     config["num_hidden_layers"] = layers;
     return weight_bytes(checked(config));
   };
   const auto halve = [&](const char* key) {
-    if (const json::value* v = config.if_contains(key); v && !set.contains(key) && v->is_int64()) {
-      config[key] = std::max<int64_t>(16, v->as_int64() / 2);
-    }
+    const int64_t value = whole_number(config, key);
+    if (value != 0 && !set.contains(key)) config[key] = std::max<int64_t>(16, value / 2);
   };
   if (set.contains("num_hidden_layers")) {
-    throw Error(ErrorCode::kUsage, "--size: the number of layers is set too; give one of them").at_field("--size");
+    throw Error(ErrorCode::kUsage, "--size: the number of layers is set too; give one of them")
+        .at_field("--size");
   }
-  while (!set.contains("hidden_size") && bytes_with(2) > size && config["hidden_size"].as_int64() > 64) {
+  while (!set.contains("hidden_size") && bytes_with(2) > size &&
+         whole_number(config, "hidden_size") > 64) {
     for (const char* key : {"hidden_size", "intermediate_size", "vocab_size"}) halve(key);
-    if (config["vocab_size"].as_int64() < 512) config["vocab_size"] = 512;
-    if (const int64_t heads = config["num_attention_heads"].as_int64(); heads > 1) {
+    if (whole_number(config, "vocab_size") < 512) config["vocab_size"] = 512;
+    if (const int64_t heads = whole_number(config, "num_attention_heads"); heads > 1) {
       config["num_attention_heads"] = heads / 2;
-      const int64_t kv = config["num_key_value_heads"].as_int64();
+      const int64_t kv = whole_number(config, "num_key_value_heads");
       config["num_key_value_heads"] = std::max<int64_t>(1, std::min(kv, heads / 2));
     }
   }
   const Bytes one = bytes_with(1), two = bytes_with(2);
-  const double layers = 1 + (static_cast<double>(size) - static_cast<double>(one)) / static_cast<double>(two - one);
+  const double layers =
+      1 + (static_cast<double>(size) - static_cast<double>(one)) / static_cast<double>(two - one);
   bytes_with(std::clamp<int64_t>(std::llround(layers), 1, 1024));
 }
 
@@ -231,8 +253,10 @@ SynthReport synthesize(const std::string& out, const SynthOptions& options,
     const models::Family* family = models::find_family(options.family);
     if (family == nullptr) {
       std::string known;
-      for (const models::Family& f : models::families()) known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
-      throw Error(ErrorCode::kUsage, fmt::format("--family: {} is unknown; give one of {}", options.family, known))
+      for (const models::Family& f : models::families())
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--family: {} is unknown; give one of {}", options.family, known))
           .at_field("--family");
     }
     config = family->example();
@@ -244,14 +268,18 @@ SynthReport synthesize(const std::string& out, const SynthOptions& options,
   const models::ModelConfig model = checked(config);
   const fs::path folder = out;
   if (fs::exists(folder / "config.json")) {
-    throw Error(ErrorCode::kUsage, fmt::format("{}: holds a model already; give another folder", out)).at_path(out);
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: holds a model already; give another folder", out))
+        .at_path(out);
   }
   const std::vector<Tensor> tensors = tensors_of(model);
   const Bytes total = weight_bytes(model);
   std::error_code failed;
   fs::create_directories(folder, failed);
   if (failed) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be made: {}; check the path", out, failed.message())).at_path(out);
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: cannot be made: {}; check the path", out, failed.message()))
+        .at_path(out);
   }
   std::vector<size_t> ends;
   Bytes filled = 0;
@@ -263,23 +291,28 @@ SynthReport synthesize(const std::string& out, const SynthOptions& options,
   Writer writer(folder, model.dtype, options.seed, total, progress);
   json::object map;
   for (size_t s = 0, begin = 0; s < ends.size(); begin = ends[s++]) {
-    const std::string name = ends.size() == 1 ? "model.safetensors"
-                                              : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, ends.size());
+    const std::string name =
+        ends.size() == 1 ? "model.safetensors"
+                         : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, ends.size());
     for (size_t i = begin; i < ends[s]; ++i) map[tensors[i].name] = name;
     writer.shard(name, tensors, begin, ends[s]);
   }
   if (ends.size() > 1) {
     write_file(folder / "model.safetensors.index.json",
-               to_pretty(json::object{{"metadata", json::object{{"total_size", total}}}, {"weight_map", map}}));
+               to_pretty(json::object{{"metadata", json::object{{"total_size", total}}},
+                                      {"weight_map", map}}));
   }
   write_file(folder / "tokenizer.json", synthetic_tokenizer_json(model.vocab_size, options.seed));
-  write_file(folder / "tokenizer_config.json", synthetic_tokenizer_config_json(model.vocab_size));
+  write_file(folder / "tokenizer_config.json", synthetic_tokenizer_config_json());
   config["bos_token_id"] = static_cast<int64_t>(model.vocab_size) - 2;
   config["eos_token_id"] = static_cast<int64_t>(model.vocab_size) - 1;
   write_file(folder / "generation_config.json",
-             to_pretty(json::object{{"bos_token_id", config["bos_token_id"]}, {"eos_token_id", config["eos_token_id"]}}));
-  write_file(folder / "config.json", to_pretty(config));  // last: without it the folder holds no model
-  return {.weight_bytes = total, .layers = model.layers, .shards = static_cast<uint32_t>(ends.size())};
+             to_pretty(json::object{{"bos_token_id", config["bos_token_id"]},
+                                    {"eos_token_id", config["eos_token_id"]}}));
+  write_file(folder / "config.json",
+             to_pretty(config));  // last: without it the folder holds no model
+  return {
+      .weight_bytes = total, .layers = model.layers, .shards = static_cast<uint32_t>(ends.size())};
 }
 
 }  // namespace headrace::engine

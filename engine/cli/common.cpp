@@ -29,10 +29,14 @@ void on_signal(int signal) {
 
 const char* name_of(Level level) {
   switch (level) {
-    case Level::kDebug: return "debug";
-    case Level::kInfo: return "info";
-    case Level::kWarning: return "warning";
-    case Level::kError: return "error";
+    case Level::kDebug:
+      return "debug";
+    case Level::kInfo:
+      return "info";
+    case Level::kWarning:
+      return "warning";
+    case Level::kError:
+      return "error";
   }
   return "";
 }
@@ -72,7 +76,7 @@ void print_text(const std::string& text) {
 void print_json(const json::object& value) { print_text(to_text(value) + "\n"); }
 
 void handle_signals() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = on_signal;
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
@@ -85,7 +89,7 @@ void throw_if_stopped() {
   if (g_stop) throw Error(ErrorCode::kInterrupted, "interrupted: stopped as asked");
 }
 
-// ----------------------------------------------------------------------------------------------- progress
+// ---- progress
 
 ProgressBar::ProgressBar(const Common& common)
     : common_(common), terminal_(::isatty(STDERR_FILENO) != 0 && common.log_format == "text") {}
@@ -104,13 +108,14 @@ void ProgressBar::update(const char* what, Bytes done, Bytes total) {
   const double elapsed = now - begin_s_;
   const double speed = static_cast<double>(done) / elapsed;
   const double left = speed > 0 ? static_cast<double>(total - done) / speed : 0;
-  const std::string text =
-      fmt::format("{}: {} of {} ({:.0f} %), {}/s, {:.0f} s left", what, format_bytes(done),
-                  format_bytes(total), 100.0 * static_cast<double>(done) / static_cast<double>(total),
-                  format_bytes(static_cast<Bytes>(speed)), left);
+  const std::string text = fmt::format(
+      "{}: {} of {} ({:.0f} %), {}/s, {:.0f} s left", what, format_bytes(done), format_bytes(total),
+      100.0 * static_cast<double>(done) / static_cast<double>(total),
+      format_bytes(static_cast<Bytes>(speed)), left);
   if (!terminal_) return log(common_, Level::kInfo, text);
   const size_t width = 24, full = static_cast<size_t>(done * width / total);
-  fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(full, '#'), std::string(width - full, '.'), text);
+  fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(full, '#'), std::string(width - full, '.'),
+             text);
   std::fflush(stderr);
   shown_ = true;
 }
@@ -120,7 +125,7 @@ void ProgressBar::finish() {
   shown_ = false;
 }
 
-// -------------------------------------------------------------------------------------------------- flags
+// ---- flags
 
 void add_run_flags(CLI::App& command, RunFlags& f) {
   const auto option = [&](const char* flag, auto& value, const char* env, const char* help) {
@@ -129,20 +134,28 @@ void add_run_flags(CLI::App& command, RunFlags& f) {
   option("--memory", f.memory, "HEADRACE_MEMORY",
          "most memory of the whole process: 8GiB, 500MB, 90% (default: 80% of what is available)");
   option("--device-memory", f.device_memory, "HEADRACE_DEVICE_MEMORY", "memory of the device tier");
-  option("--disk-memory", f.disk_memory, "HEADRACE_DISK_MEMORY", "most disk that the store may take");
+  option("--disk-memory", f.disk_memory, "HEADRACE_DISK_MEMORY",
+         "most disk that the store may take");
   option("--kv-memory", f.kv_memory, "HEADRACE_KV_MEMORY", "most memory for keys and values");
-  option("--store", f.store, "HEADRACE_STORE", "folder of prepared stores (default: the user's cache)");
-  option("--policy", f.policy, "HEADRACE_POLICY", "auto, pin, stream, lru or sync; never changes results");
-  option("--prefetch-depth", f.prefetch_depth, "HEADRACE_PREFETCH_DEPTH", "chunks read ahead (-1: planned)")
+  option("--store", f.store, "HEADRACE_STORE",
+         "folder of prepared stores (default: the user's cache)");
+  option("--policy", f.policy, "HEADRACE_POLICY",
+         "auto, pin, stream, lru or sync; never changes results");
+  option("--prefetch-depth", f.prefetch_depth, "HEADRACE_PREFETCH_DEPTH",
+         "chunks read ahead (-1: planned)")
       ->check(CLI::Range(-1, 4096));
   option("--io-engine", f.io_engine, "HEADRACE_IO_ENGINE", "how the disk is read")
       ->check(CLI::IsMember({"auto", "io_uring", "pread"}));
-  option("--isa", f.isa, "HEADRACE_ISA", "kernels: auto, avx512, avx2, scalar, reference; may change the last bit");
-  option("--threads", f.threads, "HEADRACE_THREADS", "compute threads (0: all); same bits for every number")
+  option("--isa", f.isa, "HEADRACE_ISA",
+         "kernels: auto, avx512, avx2, scalar, reference; may change the last bit");
+  option("--threads", f.threads, "HEADRACE_THREADS",
+         "compute threads (0: all); same bits for every number")
       ->check(CLI::Range(0, 1024));
-  option("--device", f.device, "HEADRACE_DEVICE", "where to compute")->check(CLI::IsMember({"auto", "cpu"}));
+  option("--device", f.device, "HEADRACE_DEVICE", "where to compute")
+      ->check(CLI::IsMember({"auto", "cpu"}));
   option("--disk-rate", f.disk_rate, "HEADRACE_DISK_RATE", "hold the disk to SIZE per second");
-  option("--machine", f.machine, "HEADRACE_MACHINE", "plan for the machine that this JSON file describes");
+  option("--machine", f.machine, "HEADRACE_MACHINE",
+         "plan for the machine that this JSON file describes");
 }
 
 Bytes parse_size(const std::string& text, const char* flag, std::optional<Bytes> whole) {
@@ -162,14 +175,16 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
     return parse_size(text, flag, whole);
   };
   o.memory = size(f.memory, "--memory", available_memory());
-  o.device_memory = size(f.device_memory, "--device-memory", o.memory ? *o.memory : available_memory());
+  o.device_memory =
+      size(f.device_memory, "--device-memory", o.memory ? *o.memory : available_memory());
   o.kv_memory = size(f.kv_memory, "--kv-memory", o.memory ? *o.memory : available_memory());
   o.disk_memory = size(f.disk_memory, "--disk-memory", std::nullopt);
   o.disk_rate = size(f.disk_rate, "--disk-rate", std::nullopt).value_or(0);
   if (f.store == "none") {
-    throw Error(ErrorCode::kUsage,
-                "--store none: running in place is not in this version; give a folder with room for a copy "
-                "of the weights")
+    throw Error(
+        ErrorCode::kUsage,
+        "--store none: running in place is not in this version; give a folder with room for a copy "
+        "of the weights")
         .at_field("--store");
   }
   o.store = f.store;
@@ -182,25 +197,32 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
   o.plan_file = f.plan;
   o.trace_file = f.trace;
   if (bar != nullptr) {
-    o.progress = [bar](const char* what, Bytes done, Bytes total) { bar->update(what, done, total); };
+    o.progress = [bar](const char* what, Bytes done, Bytes total) {
+      bar->update(what, done, total);
+    };
   }
   o.note = [&common](const std::string& text) { log(common, Level::kInfo, text); };
   return o;
 }
 
-void refuse_flags(CLI::App& command, const std::vector<std::string>& flags, const std::string& what) {
+void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
+                  const std::string& what) {
   for (const std::string& flag : flags) {
-    command.add_option_function<std::vector<std::string>>(
-        flag,
-        [flag, what](const std::vector<std::string>&) {
-          throw Error(ErrorCode::kUsage, fmt::format("{}: {} not in this version; leave it out", flag, what))
-              .at_field(flag);
-        },
-        "")->expected(0, 1)->group("");
+    command
+        .add_option_function<std::vector<std::string>>(
+            flag,
+            [flag, what](const std::vector<std::string>&) {
+              throw Error(ErrorCode::kUsage,
+                          fmt::format("{}: {} not in this version; leave it out", flag, what))
+                  .at_field(flag);
+            },
+            "")
+        ->expected(0, 1)
+        ->group("");
   }
 }
 
-// ------------------------------------------------------------------------------------------------- inputs
+// ---- inputs
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder) {
   if (!std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) return nullptr;
@@ -221,13 +243,15 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     int32_t id = 0;
     const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), id);
     if (error != std::errc() || end != item.data() + item.size() || id < 0) {
-      throw Error(ErrorCode::kUsage, fmt::format("--ids: \"{}\" is not a token id; give numbers like 1,2,3", item))
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("--ids: \"{}\" is not a token id; give numbers like 1,2,3", item))
           .at_field("--ids");
     }
     ids.push_back(id);
     begin = comma + 1;
   }
-  if (ids.empty()) throw Error(ErrorCode::kUsage, "--ids: empty; give numbers like 1,2,3").at_field("--ids");
+  if (ids.empty())
+    throw Error(ErrorCode::kUsage, "--ids: empty; give numbers like 1,2,3").at_field("--ids");
   return ids;
 }
 
@@ -245,10 +269,14 @@ std::string lossless(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const auto c = static_cast<unsigned char>(text[i]);
-    const size_t n = c < 0x80 ? 1 : c >= 0xc2 && c < 0xe0 ? 2 : c >= 0xe0 && c < 0xf0 ? 3
-                     : c >= 0xf0 && c < 0xf5 ? 4 : 0;
+    const size_t n = c < 0x80                ? 1
+                     : c >= 0xc2 && c < 0xe0 ? 2
+                     : c >= 0xe0 && c < 0xf0 ? 3
+                     : c >= 0xf0 && c < 0xf5 ? 4
+                                             : 0;
     bool ok = n != 0 && i + n <= text.size();
-    for (size_t j = 1; ok && j < n; ++j) ok = (static_cast<unsigned char>(text[i + j]) & 0xc0) == 0x80;
+    for (size_t j = 1; ok && j < n; ++j)
+      ok = (static_cast<unsigned char>(text[i + j]) & 0xc0) == 0x80;
     if (ok) out.append(text, i, n);
     if (!ok) out += "\xef\xbf\xbd";
     i += ok ? n : 1;

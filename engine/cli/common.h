@@ -1,5 +1,5 @@
-// What the commands of the `headrace` program share: flags, output, logging, signals. Results go to stdout,
-// everything else to stderr.
+// What the commands of the `headrace` program share: flags, output, logging, signals. Results go to
+// stdout, everything else to stderr.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -25,24 +25,27 @@ struct Common {
 enum class Level : uint8_t { kDebug, kInfo, kWarning, kError };
 void log(const Common& common, Level level, const std::string& text);
 
-void print_json(const json::object& value);           // one line on stdout
-void print_text(const std::string& text);             // to stdout, as it is
+void print_json(const json::object& value);  // one line on stdout
+void print_text(const std::string& text);    // to stdout, as it is
 
-// The signal that came in, or 0. handle_signals() makes the first SIGINT or SIGTERM set it; a second ends
-// the process at once.
+// The signal that came in, or 0. handle_signals() makes the first SIGINT or SIGTERM set it; a
+// second ends the process at once.
 void handle_signals();
 extern volatile bool g_stop;
 int caught_signal();
-void throw_if_stopped();                               // Error(kInterrupted)
+void throw_if_stopped();  // Error(kInterrupted)
 
-struct Silent { int exit_code; };  // ends the program: everything has been said
+struct Silent {
+  int exit_code;
+};  // ends the program: everything has been said
 
-// Progress of long work: a bar with rate and time left on a terminal, else a line every few seconds.
+// Progress of long work: a bar with rate and time left on a terminal, else a line every few
+// seconds.
 class ProgressBar {
  public:
   explicit ProgressBar(const Common& common);
   void update(const char* what, Bytes done, Bytes total);
-  void finish();                                        // clears the bar
+  void finish();  // clears the bar
 
  private:
   const Common& common_;
@@ -55,24 +58,27 @@ class ProgressBar {
 // Flags of every command that runs or plans a model.
 struct RunFlags {
   std::string memory, device_memory, disk_memory, kv_memory, disk_rate;
-  std::string store, policy = "auto", io_engine = "auto", isa = "auto", machine, plan, trace, device = "auto";
+  std::string store, policy = "auto", io_engine = "auto", isa = "auto", machine, plan, trace,
+                     device = "auto";
   int prefetch_depth = -1;
   unsigned threads = 0;
 };
 void add_run_flags(CLI::App& command, RunFlags& flags);
 SessionOptions session_options(const RunFlags& flags, const Common& common, ProgressBar* bar);
-Bytes parse_size(const std::string& text, const char* flag, std::optional<Bytes> whole = std::nullopt);
+Bytes parse_size(const std::string& text, const char* flag,
+                 std::optional<Bytes> whole = std::nullopt);
 
 // A flag of the contract that belongs to a later version: refused with exit code 2.
-void refuse_flags(CLI::App& command, const std::vector<std::string>& flags, const std::string& what);
+void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
+                  const std::string& what);
 
 // The tokenizer of a model folder, or null when it has none.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder);
 Bytes tokenizer_memory(const std::string& folder);
-std::vector<int32_t> parse_ids(const std::string& text);   // "1,2,3"
+std::vector<int32_t> parse_ids(const std::string& text);  // "1,2,3"
 json::array ids_json(std::span<const int32_t> ids);
 std::string read_stdin();
-std::string lossless(const std::string& text);             // invalid UTF-8 replaced, for JSON
+std::string lossless(const std::string& text);  // invalid UTF-8 replaced, for JSON
 
 // A command: registers its flags on `app` and gives what runs it.
 struct Command {

@@ -83,21 +83,24 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
   if (!flags.file.empty()) texts.push_back(read_file(flags.file, 64 * kMiB));
   if (texts.empty() && flags.ids.empty()) {
     if (::isatty(STDIN_FILENO) != 0) {
-      throw Error(ErrorCode::kUsage, "prompt: none given; give text with -p, -f or stdin, or ids with --ids")
+      throw Error(ErrorCode::kUsage,
+                  "prompt: none given; give text with -p, -f or stdin, or ids with --ids")
           .at_field("-p");
     }
     texts.push_back(read_stdin());
   }
   if (!texts.empty() && tokenizer == nullptr) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("{}: no tokenizer.json, so text cannot be read; give token ids with --ids",
-                            folder.path))
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("{}: no tokenizer.json, so text cannot be read; give token ids with --ids",
+                    folder.path))
         .at_path(folder.path);
   }
   std::vector<Request> requests;
   const SamplingParams params = sampling(flags, folder);
   const std::vector<int32_t> stops = stop_ids(folder);
-  for (const std::string& text : texts) requests.push_back({tokenizer->encode(text), params, stops});
+  for (const std::string& text : texts)
+    requests.push_back({tokenizer->encode(text), params, stops});
   for (const std::string& ids : flags.ids) requests.push_back({parse_ids(ids), params, stops});
   return requests;
 }
@@ -155,7 +158,8 @@ class RouteTrace {
     if (path.empty()) return;
     file_.open(path, std::ios::trunc);
     if (!file_) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check --route-trace", path)).at_path(path);
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check --route-trace", path))
+          .at_path(path);
     }
     const uint32_t k = session.folder().config.experts_per_token;
     session.set_route_observer([this, k](uint32_t, std::span<const uint32_t> experts) {
@@ -227,7 +231,7 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   fmt::print(stderr, "{}", swap_table(session));
 }
 
-// ------------------------------------------------------------------------------------------------- logits
+// ---- logits
 
 struct LogitsFlags {
   std::string model, ids, file, output;
@@ -236,7 +240,8 @@ struct LogitsFlags {
 
 // A NumPy file, format 1.0: float32, C order.
 void write_npy_header(std::FILE* file, uint64_t rows, uint64_t columns) {
-  std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
+  std::string header =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
   header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
   header += '\n';
   const auto length = static_cast<uint16_t>(header.size());
@@ -254,7 +259,8 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
   } else {
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
     if (tokenizer == nullptr) {
-      throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path)).at_path(folder.path);
+      throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path))
+          .at_path(folder.path);
     }
     requests[0].prompt = tokenizer->encode(read_file(flags.file, 64 * kMiB));
   }
@@ -264,12 +270,15 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
   Demand demand = Generator::demand(requests);
   demand.all_logits = true;
   ProgressBar bar(common);
-  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar), demand);
+  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
+                  demand);
   bar.finish();
   const std::string temporary = flags.output + ".partial";
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(temporary.c_str(), "wb"), std::fclose);
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(temporary.c_str(), "wb"),
+                                                             std::fclose);
   if (!file) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output)).at_path(flags.output);
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output))
+        .at_path(flags.output);
   }
   bool ok = true;
   write_npy_header(file.get(), ids.size(), session.folder().config.vocab_size);
@@ -282,10 +291,12 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
     ::unlink(temporary.c_str());
     throw;
   }
-  ok = ok && std::fflush(file.get()) == 0 && std::rename(temporary.c_str(), flags.output.c_str()) == 0;
+  ok = ok && std::fflush(file.get()) == 0 &&
+       std::rename(temporary.c_str(), flags.output.c_str()) == 0;
   if (!ok) {
     ::unlink(temporary.c_str());
-    throw Error(ErrorCode::kIo, fmt::format("{}: writing failed; check the space on that disk", flags.output))
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: writing failed; check the space on that disk", flags.output))
         .at_path(flags.output);
   }
   session.finish_trace();
@@ -299,8 +310,9 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
                 {"swap", swap_json(session)},
                 {"stall", stall_json(session)}});
   } else if (!common.quiet) {
-    log(common, Level::kInfo, fmt::format("{}: float32 [{}, {}]", flags.output, ids.size(),
-                                          session.folder().config.vocab_size));
+    log(common, Level::kInfo,
+        fmt::format("{}: float32 [{}, {}]", flags.output, ids.size(),
+                    session.folder().config.vocab_size));
   }
 }
 
@@ -310,22 +322,27 @@ Command add_generate(CLI::App& app, Common& common) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* c = app.add_subcommand("generate", "text (or tokens) from a model folder");
   c->add_option("MODEL", flags->model, "a Hugging Face folder")->required();
-  c->add_option("-p,--prompt", flags->prompts, "prompt; may be given several times")->allow_extra_args(false);
+  c->add_option("-p,--prompt", flags->prompts, "prompt; may be given several times")
+      ->allow_extra_args(false);
   c->add_option("-f,--file", flags->file, "read the prompt from a file");
-  c->add_option("--ids", flags->ids, "prompt as token ids: 1,2,3; may be given several times")->allow_extra_args(false);
+  c->add_option("--ids", flags->ids, "prompt as token ids: 1,2,3; may be given several times")
+      ->allow_extra_args(false);
   c->add_option("-n,--max-tokens", flags->max_tokens, "tokens to generate (default 256)");
   c->add_option("--temperature", flags->temperature, "0: greedy (default)");
   c->add_option("--top-k", flags->top_k, "sample among the K most likely (0: off)");
   c->add_option("--top-p", flags->top_p, "sample among the most likely that reach P (1: off)");
   c->add_option("--seed", flags->seed, "seed of sampling")->capture_default_str();
   c->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end token");
-  c->add_option("--route-trace", flags->route_trace, "write the experts of every pass, a JSON line each");
+  c->add_option("--route-trace", flags->route_trace,
+                "write the experts of every pass, a JSON line each");
   add_run_flags(*c, flags->run);
   c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")->group("Run");
+  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
+      ->group("Run");
   refuse_flags(*c, {"-i,--input", "-o,--output", "--max-num-seqs"}, "batch files are");
-  refuse_flags(*c, {"--min-p", "--typical-p", "--repetition-penalty", "--presence-penalty",
-                    "--frequency-penalty", "--logit-bias", "--stop", "--min-tokens", "--pin"},
+  refuse_flags(*c,
+               {"--min-p", "--typical-p", "--repetition-penalty", "--presence-penalty",
+                "--frequency-penalty", "--logit-bias", "--stop", "--min-tokens", "--pin"},
                "this is");
   refuse_flags(*c, {"--logprobs", "--chat"}, "this is");
   return {c, [flags, &common] { run_generate(*flags, common); }};
@@ -338,16 +355,19 @@ Command add_logits(CLI::App& app, Common& common) {
   CLI::Option* ids = c->add_option("--ids", flags->ids, "token ids: 1,2,3");
   CLI::Option* file = c->add_option("-f,--file", flags->file, "text file");
   ids->excludes(file);
-  c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")->required();
+  c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")
+      ->required();
   add_run_flags(*c, flags->run);
   c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")->group("Run");
-  return {c, [flags, &common] {
-            if (flags->ids.empty() && flags->file.empty()) {
-              throw Error(ErrorCode::kUsage, "prompt: none given; give --ids or -f").at_field("--ids");
-            }
-            run_logits(*flags, common);
-          }};
+  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
+      ->group("Run");
+  return {
+      c, [flags, &common] {
+        if (flags->ids.empty() && flags->file.empty()) {
+          throw Error(ErrorCode::kUsage, "prompt: none given; give --ids or -f").at_field("--ids");
+        }
+        run_logits(*flags, common);
+      }};
 }
 
 }  // namespace headrace::engine::cli

@@ -14,21 +14,25 @@ namespace headrace::engine::cli {
 
 namespace {
 
-constexpr AddCommand kCommands[] = {add_generate, add_logits, add_tokenize, add_detokenize,
-                                    add_plan,     add_inspect, add_synth,   add_doctor,
+constexpr AddCommand kCommands[] = {add_generate, add_logits,  add_tokenize, add_detokenize,
+                                    add_plan,     add_inspect, add_synth,    add_doctor,
                                     add_profile,  add_store,   add_version};
 
 // Commands of the contract that this version does not have yet.
 constexpr std::pair<const char*, const char*> kLaterCommands[] = {
-    {"train", "training"}, {"export", "training"}, {"merge", "adapters"},
+    {"train", "training"},     {"export", "training"},  {"merge", "adapters"},
     {"perplexity", "scoring"}, {"bench", "benchmarks"}, {"serve", "the server"}};
 
 int exit_code(const Error& e) {
   switch (e.code()) {
-    case ErrorCode::kUsage: return 2;
-    case ErrorCode::kInfeasible: return 3;
-    case ErrorCode::kInterrupted: return 128 + (caught_signal() != 0 ? caught_signal() : 2);
-    default: return 1;
+    case ErrorCode::kUsage:
+      return 2;
+    case ErrorCode::kInfeasible:
+      return 3;
+    case ErrorCode::kInterrupted:
+      return 128 + (caught_signal() != 0 ? caught_signal() : 2);
+    default:
+      return 1;
   }
 }
 
@@ -95,26 +99,33 @@ Error unknown(const CLI::App& app, const std::string& word) {
   }
   for (const auto& [name, what] : kLaterCommands) {
     if (!flag && word == name) {
-      return Error(ErrorCode::kUsage, fmt::format("{}: {} is not in this version; see `headrace --help`", word, what))
+      return Error(ErrorCode::kUsage,
+                   fmt::format("{}: {} is not in this version; see `headrace --help`", word, what))
           .at_field(word);
     }
   }
   const std::string near = nearest(bare, known);
-  const std::string advice = near.empty() ? "see --help" : fmt::format("did you mean {}? See --help", near);
-  return Error(ErrorCode::kUsage, fmt::format("{}: unknown {}; {}", bare, flag ? "flag" : "argument", advice))
+  const std::string advice =
+      near.empty() ? "see --help" : fmt::format("did you mean {}? See --help", near);
+  return Error(ErrorCode::kUsage,
+               fmt::format("{}: unknown {}; {}", bare, flag ? "flag" : "argument", advice))
       .at_field(bare);
 }
 
-// Values of --config FILE.yaml become flags, behind those of the command line and of the environment.
-void append_config(const CLI::App& command, const std::string& path, std::vector<std::string>& args) {
+// Values of --config FILE.yaml become flags, behind those of the command line and of the
+// environment.
+void append_config(const CLI::App& command, const std::string& path,
+                   std::vector<std::string>& args) {
   YAML::Node root;
   try {
     root = YAML::LoadFile(path);
   } catch (const YAML::Exception& e) {
-    throw Error(ErrorCode::kUsage, fmt::format("{}: {}; mend the file", path, e.what())).at_path(path);
+    throw Error(ErrorCode::kUsage, fmt::format("{}: {}; mend the file", path, e.what()))
+        .at_path(path);
   }
   if (!root.IsMap()) {
-    throw Error(ErrorCode::kUsage, fmt::format("{}: not a mapping; write lines like `memory: 8GiB`", path))
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: not a mapping; write lines like `memory: 8GiB`", path))
         .at_path(path);
   }
   for (const auto& item : root) {
@@ -152,7 +163,8 @@ void append_config(const CLI::App& command, const std::string& path, std::vector
 }
 
 struct Program {
-  CLI::App app{"Headrace runs transformers that are larger than the memory they run in.", "headrace"};
+  CLI::App app{"Headrace runs transformers that are larger than the memory they run in.",
+               "headrace"};
   Common common;
   std::vector<Command> commands;
 
@@ -190,7 +202,8 @@ struct Program {
       const Command* c = chosen();
       const CLI::App& where = c != nullptr ? *c->app : app;
       std::vector<std::string> left = app.remaining(true);
-      std::stable_partition(left.begin(), left.end(), [](const std::string& w) { return w[0] == '-'; });
+      std::stable_partition(left.begin(), left.end(),
+                            [](const std::string& w) { return w[0] == '-'; });
       throw unknown(where, left.empty() ? "?" : left.front());
     }
   }
@@ -223,13 +236,15 @@ int run(std::vector<std::string> args) {
     program->chosen()->run();
     return 0;
   } catch (const Error& e) {
-    return report(program->common.json || json ? (fallback.log_format = program->common.log_format, fallback)
-                                               : program->common,
+    return report(program->common.json || json
+                      ? (fallback.log_format = program->common.log_format, fallback)
+                      : program->common,
                   e);
   } catch (const Silent& s) {
     return s.exit_code;
   } catch (const std::bad_alloc&) {
-    return report(fallback, Error(ErrorCode::kFailed, "memory: the system has none left; give a smaller --memory"));
+    return report(fallback, Error(ErrorCode::kFailed,
+                                  "memory: the system has none left; give a smaller --memory"));
   } catch (const std::exception& e) {
     return report(fallback, Error(ErrorCode::kFailed, fmt::format("unexpected: {}", e.what())));
   }
@@ -240,7 +255,8 @@ int run(std::vector<std::string> args) {
 }  // namespace headrace::engine::cli
 
 int main(int argc, char** argv) {
-  // One arena: memory freed by one thread serves the others, so that the base stays what it is declared.
+  // One arena: memory freed by one thread serves the others, so that the base stays what it is
+  // declared.
   ::mallopt(M_ARENA_MAX, 1);
   ::mallopt(M_MMAP_THRESHOLD, 256 * 1024);
   return headrace::engine::cli::run({argv + 1, argv + argc});

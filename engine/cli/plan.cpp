@@ -29,17 +29,18 @@ void run_plan(const Flags& flags, const Common& common) {
     ModelFolder model = open_model(flags.model);
     tokenizer = tokenizer_memory(model.path);
     name = model.name;
-    const bool has_weights = std::any_of(model.sources.begin(), model.sources.end(), [](const SourceFile& f) {
-      return f.name.ends_with(".safetensors");
-    });
+    const bool has_weights =
+        std::any_of(model.sources.begin(), model.sources.end(),
+                    [](const SourceFile& f) { return f.name.ends_with(".safetensors"); });
     if (has_weights) open_weights(model);  // headers only: the precision is that of the files
     config = model.config;
   }
   const uint64_t tokens = uint64_t{flags.prompt_length} + flags.generated;
   if (tokens > config.max_position_embeddings) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("--prompt-len, --gen-len: {} tokens, but the model takes at most {}; give less",
-                            tokens, config.max_position_embeddings))
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--prompt-len, --gen-len: {} tokens, but the model takes at most {}; give less",
+                    tokens, config.max_position_embeddings))
         .at_field("--prompt-len");
   }
   Demand demand;
@@ -52,7 +53,8 @@ void run_plan(const Flags& flags, const Common& common) {
     std::ofstream file(flags.output, std::ios::trunc);
     file << scheduler::print_plan(planned->plan);
     if (!file.flush()) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output)).at_path(flags.output);
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output))
+          .at_path(flags.output);
     }
   }
   if (common.json) {
@@ -61,7 +63,8 @@ void run_plan(const Flags& flags, const Common& common) {
                        {"swap", planned_swap_json(planned->plan)},
                        {"alternatives", alternatives_json(planned->plan)}});
   }
-  print_text(scheduler::explain(planned->plan, planned->workload, planned->machine, planned->budgets));
+  print_text(
+      scheduler::explain(planned->plan, planned->workload, planned->machine, planned->budgets));
 }
 
 }  // namespace
@@ -70,12 +73,19 @@ Command add_plan(CLI::App& app, Common& common) {
   auto flags = std::make_shared<Flags>();
   CLI::App* c = app.add_subcommand("plan", "what would move where, before anything runs");
   c->add_option("MODEL", flags->model, "a Hugging Face folder, or a config.json")->required();
-  c->add_option("--batch", flags->batch, "sequences")->check(CLI::Range(1u, 1u << 16))->capture_default_str();
-  c->add_option("--prompt-len", flags->prompt_length, "tokens of each prompt")->check(CLI::Range(1u, 1u << 24))->capture_default_str();
-  c->add_option("--gen-len", flags->generated, "tokens to generate for each")->check(CLI::Range(1u, 1u << 24))->capture_default_str();
+  c->add_option("--batch", flags->batch, "sequences")
+      ->check(CLI::Range(1u, 1u << 16))
+      ->capture_default_str();
+  c->add_option("--prompt-len", flags->prompt_length, "tokens of each prompt")
+      ->check(CLI::Range(1u, 1u << 24))
+      ->capture_default_str();
+  c->add_option("--gen-len", flags->generated, "tokens to generate for each")
+      ->check(CLI::Range(1u, 1u << 24))
+      ->capture_default_str();
   c->add_option("-o,--output", flags->output, "write the plan as text, for --plan of a run");
   add_run_flags(*c, flags->run);
-  refuse_flags(*c, {"--train", "--micro-batches", "--micro-batch-size", "--seq-len", "--optimizer"}, "training is");
+  refuse_flags(*c, {"--train", "--micro-batches", "--micro-batch-size", "--seq-len", "--optimizer"},
+               "training is");
   refuse_flags(*c, {"--pin"}, "pinned decisions are");
   return {c, [flags, &common] { run_plan(*flags, common); }};
 }

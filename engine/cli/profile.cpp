@@ -48,31 +48,41 @@ void run_profile(const Flags& flags, const Common& common) {
   std::vector<std::string> command = flags.command;
   if (!command.empty() && command.front() == "headrace") command.erase(command.begin());
   if (command.empty()) {
-    throw Error(ErrorCode::kUsage, "profile: no command; write `headrace profile -o TRACE.json.gz -- generate MODEL …`").at_field("COMMAND");
+    throw Error(
+        ErrorCode::kUsage,
+        "profile: no command; write `headrace profile -o TRACE.json.gz -- generate MODEL …`")
+        .at_field("COMMAND");
   }
   if (command.front() == "report") {
-    if (command.size() != 2) throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
+    if (command.size() != 2)
+      throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
     if (!flags.output.empty()) {
-      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out").at_field("-o");
+      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out")
+          .at_field("-o");
     }
     return report(command[1], common);
   }
   if (command.front() != "generate" && command.front() != "logits") {
-    throw Error(ErrorCode::kUsage, fmt::format("profile: {} moves nothing; give generate or logits", command.front())).at_field("COMMAND");
+    throw Error(ErrorCode::kUsage,
+                fmt::format("profile: {} moves nothing; give generate or logits", command.front()))
+        .at_field("COMMAND");
   }
   const std::string path = flags.output.empty() ? "headrace-trace.json.gz" : flags.output;
   command.push_back("--trace");
   command.push_back(path);
   if (const int code = run_self(command); code != 0) throw Silent{code};
   if (common.json) return;  // the command's own object is the one on stdout
-  fmt::print(stderr, "\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)), path);
+  fmt::print(stderr, "\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)),
+             path);
 }
 
 }  // namespace
 
 Command add_profile(CLI::App& app, Common& common) {
   auto flags = std::make_shared<Flags>();
-  CLI::App* c = app.add_subcommand("profile", "trace and swap report of a command: profile [-o TRACE.json.gz] -- generate …; profile report TRACE");
+  CLI::App* c = app.add_subcommand("profile",
+                                   "trace and swap report of a command: profile [-o TRACE.json.gz] "
+                                   "-- generate …; profile report TRACE");
   c->add_option("-o,--output", flags->output, "the trace to write: .json or .json.gz");
   c->add_option("COMMAND", flags->command, "the command after --, or: report TRACE");
   c->positionals_at_end();

@@ -25,7 +25,9 @@ std::string resolve(const std::string& target, const std::string& store) {
   if (fs::exists(fs::path(target) / "config.json")) {
     const std::string path = root_of(store) + "/" + store_key(open_model(target));
     if (fs::exists(path)) return path;
-    throw Error(ErrorCode::kFailed, fmt::format("{}: no store of it in {}; see `headrace store list`", target, root_of(store)))
+    throw Error(
+        ErrorCode::kFailed,
+        fmt::format("{}: no store of it in {}; see `headrace store list`", target, root_of(store)))
         .at_path(target);
   }
   return target;  // an unfinished store, or what the swap floor will refuse by name
@@ -49,8 +51,9 @@ void list(const std::string& store, const Common& common) {
   }
   if (stores.empty()) log(common, Level::kInfo, fmt::format("no stores in {}", root_of(store)));
   for (const swap::StoreInfo& info : stores) {
-    print_text(fmt::format("{:>10}  {:>6} h  {}  {}{}\n", format_bytes(info.bytes), (now - info.created_unix_s) / 3600,
-                           info.path, info.source, info.complete ? "" : "  (unfinished)"));
+    print_text(fmt::format("{:>10}  {:>6} h  {}  {}{}\n", format_bytes(info.bytes),
+                           (now - info.created_unix_s) / 3600, info.path, info.source,
+                           info.complete ? "" : "  (unfinished)"));
   }
 }
 
@@ -59,7 +62,8 @@ void verify(const std::string& target, const std::string& store, const Common& c
   static ProgressBar* bar = nullptr;  // the floor below takes a plain function
   ProgressBar own(common);
   bar = &own;
-  const auto damaged = swap::verify_store(path, [](Bytes done, Bytes total) { bar->update("verify", done, total); });
+  const auto damaged =
+      swap::verify_store(path, [](Bytes done, Bytes total) { bar->update("verify", done, total); });
   own.finish();
   if (common.json) {
     json::array out;
@@ -68,9 +72,13 @@ void verify(const std::string& target, const std::string& store, const Common& c
   } else {
     for (const std::string& line : damaged) print_text(line + "\n");
   }
-  if (damaged.empty()) return log(common, Level::kInfo, fmt::format("{}: every byte is right", path));
-  Error error(ErrorCode::kCorrupt, fmt::format("{}: {} damaged; remove it with `headrace store remove` and run again",
-                                               path, damaged.size() == 1 ? "a chunk is" : fmt::format("{} chunks are", damaged.size())));
+  if (damaged.empty())
+    return log(common, Level::kInfo, fmt::format("{}: every byte is right", path));
+  Error error(
+      ErrorCode::kCorrupt,
+      fmt::format(
+          "{}: {} damaged; remove it with `headrace store remove` and run again", path,
+          damaged.size() == 1 ? "a chunk is" : fmt::format("{} chunks are", damaged.size())));
   if (!common.json) throw std::move(error).at_path(path);
   log(common, Level::kError, error.what());
   throw Silent{1};
@@ -85,11 +93,13 @@ Command add_store(CLI::App& app, Common& common) {
   auto flags = std::make_shared<Flags>();
   CLI::App* c = app.add_subcommand("store", "prepared stores: list, verify, remove");
   c->require_subcommand(1);
-  c->add_option("--store", flags->store, "folder of prepared stores (default: the user's cache)")->envname("HEADRACE_STORE");
+  c->add_option("--store", flags->store, "folder of prepared stores (default: the user's cache)")
+      ->envname("HEADRACE_STORE");
   CLI::App* l = c->add_subcommand("list", "path, source, size and age");
   CLI::App* v = c->add_subcommand("verify", "read every byte; exit 1 on damage");
   CLI::App* r = c->add_subcommand("remove", "remove a store");
-  for (CLI::App* s : {v, r}) s->add_option("TARGET", flags->target, "a model folder or a store's path")->required();
+  for (CLI::App* s : {v, r})
+    s->add_option("TARGET", flags->target, "a model folder or a store's path")->required();
   for (CLI::App* s : {l, v, r}) s->fallthrough();
   return {c, [flags, l, v, &common] {
             if (l->parsed()) return list(flags->store, common);

@@ -10,7 +10,8 @@ namespace {
 std::unique_ptr<Tokenizer> required_tokenizer(const std::string& folder) {
   std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder);
   if (tokenizer == nullptr) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: no tokenizer.json there; give a folder that has one", folder))
+    throw Error(ErrorCode::kIo,
+                fmt::format("{}: no tokenizer.json there; give a folder that has one", folder))
         .at_path(folder);
   }
   return tokenizer;

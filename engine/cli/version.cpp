@@ -24,8 +24,8 @@ Command add_version(CLI::App& app, Common& common) {
                                  {"backends", json::array{"cpu"}},
                                  {"isa", isas}});
             }
-            print_text(fmt::format("headrace {} (gcc {}; store format {}; cpu: {})\n", HEADRACE_VERSION,
-                                   __VERSION__, swap::kStoreVersion, names));
+            print_text(fmt::format("headrace {} (gcc {}; store format {}; cpu: {})\n",
+                                   HEADRACE_VERSION, __VERSION__, swap::kStoreVersion, names));
           }};
 }
 

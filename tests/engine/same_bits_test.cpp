@@ -1,0 +1,220 @@
+// Any budget, the same bits; predicted bytes equal counted bytes. Random models, budgets, policies, depths,
+// I/O engines, thread counts, batches, two tiers and three.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "tests/engine/small_models.h"
+#include "tests/support/seed.h"
+#include "tests/support/temp_folder.h"
+
+namespace headrace {
+namespace {
+
+using engine::Request;
+using engine::SessionOptions;
+
+constexpr const char* kFamilies[] = {"llama", "mistral", "qwen2", "qwen3", "mixtral"};
+
+struct Case {
+  std::string model;
+  std::vector<Request> requests;
+  SessionOptions base;
+};
+
+Case make_case(Random& random, const test::TempFolder& folder, uint64_t index) {
+  Case c;
+  c.model = folder.path_of("model" + std::to_string(index));
+  const char* family = kFamilies[index % std::size(kFamilies)];
+  const char* dtypes[] = {"float32", "bfloat16", "float16"};
+  test::make_model(c.model, random, family, dtypes[random.below(3)]);
+  const uint64_t vocabulary = test::vocabulary_of(c.model);
+  for (uint64_t r = 0, n = random.between(1, 4); r < n; ++r) {
+    Request request;
+    request.prompt = test::random_ids(random, vocabulary, random.between(1, 40));
+    request.sampling.max_tokens = static_cast<uint32_t>(random.between(1, 8));
+    request.sampling.temperature = random.chance(0.5) ? 0.8 : 0.0;
+    request.sampling.top_k = random.chance(0.5) ? 20 : 0;
+    request.sampling.seed = random.next_u64();
+    request.sampling.ignore_eos = true;
+    c.requests.push_back(request);
+  }
+  c.base.store = folder.path_of("stores");
+  c.base.cache = folder.path_of("cache");
+  c.base.threads = 1;
+  return c;
+}
+
+// What may differ from run to run without changing a bit.
+SessionOptions vary(Random& random, const SessionOptions& base) {
+  SessionOptions o = base;
+  const char* policies[] = {"auto", "pin", "stream", "lru", "sync"};
+  o.choices.policy = policies[random.below(5)];
+  if (random.chance(0.5) && o.choices.policy != "sync") {
+    o.choices.prefetch_depth = static_cast<uint32_t>(random.below(6));
+  }
+  o.io_engine = random.chance(0.5) ? "io_uring" : "pread";
+  o.threads = static_cast<unsigned>(random.between(1, 3));
+  if (random.chance(0.3)) o.device_memory = random.between(1, 6) * 512 * kKiB;
+  return o;
+}
+
+std::string describe(const SessionOptions& o) {
+  return "memory " + std::to_string(o.memory.value_or(0)) + " policy " + o.choices.policy + " depth " +
+         (o.choices.prefetch_depth ? std::to_string(*o.choices.prefetch_depth) : "auto") + " io " +
+         o.io_engine + " threads " + std::to_string(o.threads) + " device " +
+         std::to_string(o.device_memory.value_or(0));
+}
+
+Bytes sum_of(const std::vector<scheduler::ByteRow>& rows, Edge edge, Kind kind) {
+  Bytes sum = 0;
+  for (const auto& row : rows) sum += row.edge == edge && row.kind == kind ? row.bytes : 0;
+  return sum;
+}
+
+void expect_exact(const test::RunResult& result) {
+  for (const swap::LedgerRow& row : result.counted) {
+    EXPECT_EQ(row.bytes, sum_of(result.predicted, row.edge, row.kind))
+        << name_of(row.edge) << " " << name_of(row.kind);
+  }
+  for (const scheduler::ByteRow& row : result.predicted) {
+    Bytes counted = 0;
+    for (const swap::LedgerRow& c : result.counted) {
+      if (c.edge == row.edge && c.kind == row.kind) counted += c.bytes;
+    }
+    EXPECT_EQ(row.bytes, counted) << name_of(row.edge) << " " << name_of(row.kind);
+  }
+  EXPECT_LE(result.holes.least, result.decided);
+  EXPECT_LE(result.decided, result.holes.most);
+}
+
+TEST(SameBits, AnyBudgetPolicyDepthEngineThreadsAndTiers) {
+  Random random(test::seed(), 1);
+  uint64_t configurations = 0;
+  for (uint64_t index = 0; index < test::cases(10); ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    const test::TempFolder folder;
+    const Case c = make_case(random, folder, index);
+    SessionOptions whole = c.base;
+    whole.memory = 4 * kGiB;
+    const test::RunResult in_memory = test::run({c.model, c.requests.empty() ? whole : whole, c.requests});
+    expect_exact(in_memory);
+    for (uint64_t v = 0; v < 11; ++v) {
+      SessionOptions o = vary(random, c.base);
+      const Bytes least = test::smallest_budget(c.model, o, c.requests);
+      ASSERT_GT(least, 0u) << describe(o);
+      const Bytes room = engine::open_model(c.model).config.layers * 2 * kMiB;
+      o.memory = v == 0 ? least : least + random.below(room) / kBlock * kBlock;
+      SCOPED_TRACE(describe(o));
+      const test::RunResult result = test::run({c.model, o, c.requests});
+      EXPECT_EQ(result.tokens, in_memory.tokens);
+      expect_exact(result);
+      ++configurations;
+    }
+  }
+  RecordProperty("configurations", static_cast<int>(configurations));
+  EXPECT_GE(configurations, 100u);
+}
+
+TEST(SameBits, LogitsAreEqualToTheBit) {
+  Random random(test::seed(), 2);
+  for (uint64_t index = 0; index < test::cases(5); ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    const test::TempFolder folder;
+    const Case c = make_case(random, folder, index);
+    const auto ids = test::random_ids(random, test::vocabulary_of(c.model), random.between(2, 60));
+    SessionOptions whole = c.base;
+    whole.memory = 4 * kGiB;
+    const std::vector<float> expected = test::logits_of(c.model, whole, ids);
+    for (int v = 0; v < 3; ++v) {
+      SessionOptions o = vary(random, c.base);
+      o.memory = test::smallest_budget(c.model, o, {{ids, {.max_tokens = 1}, {}}}) + random.below(3 * kMiB);
+      SCOPED_TRACE(describe(o));
+      const std::vector<float> got = test::logits_of(c.model, o, ids);
+      ASSERT_EQ(got.size(), expected.size());
+      EXPECT_EQ(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)), 0);
+    }
+  }
+}
+
+TEST(SameBits, ARequestAloneEqualsTheRequestInABatch) {
+  Random random(test::seed(), 3);
+  for (uint64_t index = 0; index < test::cases(5); ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    const test::TempFolder folder;
+    const Case c = make_case(random, folder, index);
+    SessionOptions whole = c.base;
+    whole.memory = 4 * kGiB;
+    const test::RunResult together = test::run({c.model, whole, c.requests});
+    for (size_t r = 0; r < c.requests.size(); ++r) {
+      EXPECT_EQ(test::run({c.model, whole, {c.requests[r]}}).tokens[0], together.tokens[r]);
+    }
+  }
+}
+
+TEST(Refused, NamesTheSmallestBudgetAndThatOneWorks) {
+  Random random(test::seed(), 4);
+  for (uint64_t index = 0; index < test::cases(5); ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    const test::TempFolder folder;
+    const Case c = make_case(random, folder, index);
+    SessionOptions o = c.base;
+    const Bytes least = test::smallest_budget(c.model, o, c.requests);
+    EXPECT_EQ(least, test::smallest_budget(c.model, o, c.requests));
+    o.memory = least;
+    EXPECT_NO_THROW(test::run({c.model, o, c.requests}));
+    o.memory = least - 4 * kMiB;
+    try {
+      test::run({c.model, o, c.requests});
+      FAIL() << "ran in 4 MiB less than the smallest budget";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kInfeasible);
+      EXPECT_EQ(e.required_bytes(), least);
+    }
+  }
+}
+
+// Bytes that the kernel read from disks for this process.
+Bytes kernel_read_bytes() {
+  std::ifstream file("/proc/self/io");
+  for (std::string key; file >> key;) {
+    Bytes value = 0;
+    file >> value;
+    if (key == "read_bytes:") return value;
+  }
+  return 0;
+}
+
+TEST(Exact, CountedEqualsWhatTheKernelCounted) {
+  Random random(test::seed(), 5);
+  const test::TempFolder folder;
+  for (uint64_t index = 0; index < 5; ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    const Case c = make_case(random, folder, index);
+    for (const char* engine : {"io_uring", "pread"}) {
+      SessionOptions o = c.base;
+      o.io_engine = engine;
+      o.memory = test::smallest_budget(c.model, o, c.requests) + random.below(2 * kMiB);
+      engine::ModelFolder model = engine::open_model(c.model);
+      std::vector<Request> requests = c.requests;
+      engine::Session session(std::move(model), 0, o, engine::Generator::demand(requests));
+      engine::Generator generator(session);
+      session.counted();  // drains, so that nothing is in flight at the first mark
+      const auto disk = [&] {
+        Bytes sum = 0;
+        for (const auto& row : session.counted()) sum += row.edge.from == Tier::kDisk ? row.bytes : 0;
+        return sum;
+      };
+      const Bytes kernel_before = kernel_read_bytes(), ours_before = disk();
+      generator.run(requests);
+      const Bytes ours = disk() - ours_before;  // drains before the second mark
+      const Bytes kernel = kernel_read_bytes() - kernel_before;
+      if (kernel == 0 && ours != 0) GTEST_SKIP() << "this filesystem does no direct I/O";
+      EXPECT_EQ(ours, kernel) << engine;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace headrace

@@ -1,0 +1,117 @@
+// Small random models on disk and runs of them, for the engine's property tests.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/random.h"
+#include "engine/generator.h"
+#include "engine/session.h"
+#include "engine/synth.h"
+
+namespace headrace::test {
+
+// A config of `family` with random odd sizes; small enough that hundreds of runs take seconds.
+inline json::object random_shape(Random& random, const std::string& family) {
+  const uint64_t heads = random.between(1, 4) * 2, kv = heads / (random.chance(0.5) ? 2 : 1);
+  const uint64_t head_dim = 8 * random.between(1, 4);
+  json::object set{{"hidden_size", 16 * random.between(2, 12)},
+                   {"intermediate_size", random.between(40, 300)},
+                   {"num_hidden_layers", random.between(1, 4)},
+                   {"num_attention_heads", heads},
+                   {"num_key_value_heads", kv},
+                   {"head_dim", head_dim},
+                   {"vocab_size", random.between(270, 1500)},
+                   {"max_position_embeddings", 256},
+                   {"tie_word_embeddings", random.chance(0.5)}};
+  if (family == "mixtral") {
+    set["num_local_experts"] = random.between(3, 8);
+    set["num_experts_per_tok"] = random.between(1, 3);
+  }
+  return set;
+}
+
+inline void make_model(const std::string& path, Random& random, const std::string& family,
+                       const std::string& dtype) {
+  engine::synthesize(path,
+                     {.family = family,
+                      .set = random_shape(random, family),
+                      .dtype = dtype,
+                      .seed = random.next_u64()},
+                     {});
+}
+
+struct RunResult {
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<float> logits;                   // of every row sampled from, in order
+  std::vector<scheduler::ByteRow> predicted;
+  std::vector<swap::LedgerRow> counted;
+  scheduler::HoleBytes holes;
+  Bytes decided = 0;
+  engine::ExecutorCounters executor;
+  std::string policy;
+};
+
+struct RunSpec {
+  std::string model;
+  engine::SessionOptions options;
+  std::vector<engine::Request> requests;
+};
+
+inline RunResult run(const RunSpec& spec) {
+  engine::ModelFolder folder = engine::open_model(spec.model);
+  std::vector<engine::Request> requests = spec.requests;
+  engine::Generator::check(folder.config, requests);
+  engine::Session session(std::move(folder), 0, spec.options, engine::Generator::demand(requests));
+  engine::Generator generator(session);
+  RunResult result;
+  for (const engine::Completion& c : generator.run(requests)) result.tokens.push_back(c.token_ids);
+  result.counted = session.counted();
+  result.predicted = session.predicted();
+  result.holes = session.decided_range();
+  result.decided = session.decided_bytes();
+  result.executor = session.executor().counters();
+  result.policy = session.plan().policy;
+  return result;
+}
+
+inline std::vector<float> logits_of(const std::string& model, const engine::SessionOptions& options,
+                                    const std::vector<int32_t>& ids) {
+  engine::ModelFolder folder = engine::open_model(model);
+  engine::Session session(
+      std::move(folder), 0, options,
+      {.prompt_tokens = {static_cast<uint32_t>(ids.size())}, .max_tokens = {0}, .all_logits = true});
+  std::vector<float> all;
+  engine::score(session, ids, [&](uint32_t, std::span<const float> row) {
+    all.insert(all.end(), row.begin(), row.end());
+  });
+  return all;
+}
+
+// The smallest budget for which `options` succeed, as the refusal names it.
+inline Bytes smallest_budget(const std::string& model, engine::SessionOptions options,
+                             const std::vector<engine::Request>& requests) {
+  options.memory = kMiB;
+  try {
+    engine::ModelFolder folder = engine::open_model(model);
+    engine::Session session(std::move(folder), 0, options, engine::Generator::demand(requests));
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kInfeasible) return e.required_bytes();
+    throw;
+  }
+  return 0;
+}
+
+inline std::vector<int32_t> random_ids(Random& random, uint64_t vocabulary, uint64_t count) {
+  std::vector<int32_t> ids(count);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random.below(vocabulary));
+  return ids;
+}
+
+inline uint64_t vocabulary_of(const std::string& model) {
+  return engine::open_model(model).config.vocab_size;
+}
+
+}  // namespace headrace::test
