@@ -9,7 +9,6 @@
 
 #include "core/checked.h"
 #include "core/error.h"
-#include "scheduler/packing.h"
 
 namespace headrace::scheduler {
 
@@ -73,26 +72,22 @@ bool allows(const Choices& choices, const Policy& policy) {
   return has_prefetch(policy) || choices.prefetch_depth.value_or(0) == 0;
 }
 
-// The most that a device arena could be any use for.
-Bytes device_room(const Workload& workload, const Budgets& budgets) {
-  const Bytes all = round_up(take_inventory(workload).all(), kHugePage);
-  return std::min(round_down(*budgets.device_memory, kHugePage), all);
-}
-
 // What is left for weights under `policy`; nullopt when everything else is already too much. A
-// device arena within the host's memory gives way to what the host cannot do without.
+// device arena takes no more than is of use, `all` or the policy's least; within the host's memory
+// it gives way to what the host cannot do without.
 std::optional<Room> room_for(const Workload& w, const Budgets& b, const Choices& choices,
-                             const Policy& policy, uint32_t rows_max, Bytes device) {
+                             const Policy& policy, uint32_t rows_max, Bytes all) {
   const Bytes needs = needs_bytes(w, rows_max);
   if (needs > b.memory) return std::nullopt;
   Room room{.host = b.memory - needs};
   if (!b.device_memory) return room;
+  const Room least = policy.least_room(w, choices, true);
   room.has_device = true;
-  room.device = device;
+  room.device = std::min(round_down(*b.device_memory, kHugePage),
+                         std::max(round_up(all, kHugePage), least.device));
   if (!b.device_within_memory) return room;
-  const Bytes host = policy.least_room(w, choices, true).host;
-  if (host > room.host) return std::nullopt;
-  room.device = std::min(device, round_down(room.host - host, kHugePage));
+  if (least.host > room.host) return std::nullopt;
+  room.device = std::min(room.device, round_down(room.host - least.host, kHugePage));
   room.host -= room.device;
   return room;
 }
@@ -125,9 +120,9 @@ Passes passes_of(const Workload& w, uint32_t rows_max) {
   return out;
 }
 
-Load load_of(const Workload& w, const Machine& m, const Candidate& candidate, uint32_t rows) {
+Load load_of(const Workload& w, const Machine& m, const Inventory& inventory,
+             const Candidate& candidate, uint32_t rows) {
   const Decision& d = candidate.decision;
-  const Inventory inventory = take_inventory(w);
   Bytes disk = 0, copied = 0;
   uint64_t disk_ops = 0, copies = 0;
   for (const Item& item : inventory.dense) {
@@ -176,7 +171,8 @@ double pass_seconds(const Load& load, uint32_t depth) {
   return most + rest / (depth + 1);
 }
 
-double estimate(const Workload& w, const Machine& m, const Candidate& candidate) {
+double estimate(const Workload& w, const Machine& m, const Inventory& inventory,
+                const Candidate& candidate) {
   const Decision& d = candidate.decision;
   const Passes passes = passes_of(w, d.rows_max);
   const uint32_t together = std::max(1u, std::min(w.sequences, d.rows_max));
@@ -187,8 +183,9 @@ double estimate(const Workload& w, const Machine& m, const Candidate& candidate)
     }
   }
   return seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
-         passes.prefill * pass_seconds(load_of(w, m, candidate, passes.prefill_rows), d.depth) +
-         passes.decode * pass_seconds(load_of(w, m, candidate, together), d.depth);
+         passes.prefill *
+             pass_seconds(load_of(w, m, inventory, candidate, passes.prefill_rows), d.depth) +
+         passes.decode * pass_seconds(load_of(w, m, inventory, candidate, together), d.depth);
 }
 
 void check_kv(const Workload& w, const Budgets& b) {
@@ -209,19 +206,19 @@ std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const
                                       const Choices& choices) {
   check_choices(choices);
   check_kv(w, b);
-  const Bytes device = b.device_memory ? device_room(w, b) : 0;
+  const Inventory inventory = take_inventory(w);
   const uint32_t together = std::min(w.sequences, std::max(1u, w.rows_wanted));
   std::vector<Candidate> out;
   const auto consider = [&](const Policy& policy, uint32_t rows, uint32_t depth) {
     Choices one = choices;
     one.prefetch_depth = depth;
-    const std::optional<Room> room = room_for(w, b, one, policy, rows, device);
+    const std::optional<Room> room = room_for(w, b, one, policy, rows, inventory.all());
     if (!room) return false;
     std::optional<Decision> decision = policy.decide(w, m, *room, one);
     if (!decision) return false;
     decision->rows_max = rows;
     out.push_back({std::move(*decision), *room});
-    out.back().estimate_s = estimate(w, m, out.back());
+    out.back().estimate_s = estimate(w, m, inventory, out.back());
     return true;
   };
   for (const Policy& policy : policies()) {

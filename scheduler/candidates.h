@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "scheduler/machine.h"
+#include "scheduler/packing.h"
 #include "scheduler/policy.h"
 #include "scheduler/workload.h"
 
@@ -41,7 +42,7 @@ Passes passes_of(const Workload& workload, uint32_t rows_max);
 struct Load {  // seconds that a pass keeps each part busy
   double disk_s = 0, copy_s = 0, compute_s = 0;
 };
-Load load_of(const Workload& workload, const Machine& machine, const Candidate& candidate,
-             uint32_t rows);
+Load load_of(const Workload& workload, const Machine& machine, const Inventory& inventory,
+             const Candidate& candidate, uint32_t rows);
 
 }  // namespace headrace::scheduler

@@ -10,8 +10,6 @@ namespace headrace::scheduler {
 
 namespace {
 
-constexpr uint64_t kEmpty = ~uint64_t{0};
-
 struct Candidates {  // of a hole: experts, or chunks of the embedding
   const Workload& workload;
   const SegmentSpec& segment;
@@ -67,12 +65,12 @@ uint32_t find_slot(const PoolState& state, uint64_t key) {
   return kNone;
 }
 
-// Least recently used, lowest slot first, among those that the wave does not use; an empty one has
-// never been used.
-uint32_t find_victim(const PoolState& state) {
+// Least recently used, lowest slot first, among those last used no later than `wave`, the tick at
+// which the wave began; an empty one has never been used.
+uint32_t find_victim(const PoolState& state, uint64_t wave) {
   uint32_t victim = kNone;
   for (uint32_t s = 0; s < state.slots.size(); ++s) {
-    if (state.slots[s].last_use == state.tick) continue;
+    if (state.slots[s].last_use > wave) continue;
     if (victim == kNone || state.slots[s].last_use < state.slots[victim].last_use) victim = s;
   }
   return victim;
@@ -93,7 +91,7 @@ void fill(const Plan& plan, const Workload& workload, const Hole& hole,
   out.picks.clear();
   out.wave_end.clear();
   out.bytes = out.operations = 0;
-  ++state.tick;
+  uint64_t wave = state.tick;
   // What is there already, resident or in the pool, is the first wave's.
   for (uint32_t candidate : choices) {
     HEADRACE_ASSERT(candidate < all.count(), all.segment.name);
@@ -105,7 +103,7 @@ void fill(const Plan& plan, const Workload& workload, const Hole& hole,
     HEADRACE_ASSERT(hole.pool != kNone, all.segment.name);
     const uint32_t slot = find_slot(state, all.key(candidate));
     if (slot == kNone) continue;
-    state.slots[slot].last_use = state.tick;
+    state.slots[slot].last_use = ++state.tick;
     out.picks.push_back({candidate, {Space::kPool, hole.pool, slot}, false});
   }
   const size_t hits = out.picks.size();
@@ -114,14 +112,14 @@ void fill(const Plan& plan, const Workload& workload, const Hole& hole,
       ++hit;
       continue;
     }
-    uint32_t slot = find_victim(state);
+    uint32_t slot = find_victim(state, wave);
     if (slot == kNone) {  // the wave uses every slot: the next one may take them
       HEADRACE_ASSERT(!state.slots.empty(), "a pool without slots");
       out.wave_end.push_back(static_cast<uint32_t>(out.picks.size()));
-      ++state.tick;
-      slot = find_victim(state);
+      wave = state.tick;
+      slot = find_victim(state, wave);
     }
-    state.slots[slot] = {all.key(choices[c]), state.tick};
+    state.slots[slot] = {all.key(choices[c]), ++state.tick};
     out.picks.push_back({choices[c], {Space::kPool, hole.pool, slot}, true});
     out.bytes += all.bytes(choices[c]);
     out.operations += all.chunks(choices[c]);
@@ -171,37 +169,32 @@ struct DemandGroup {  // holes with equal demands, as the layers of a model are
   double holes = 0;
 };
 
-// Passes after which a pool of `slots` has forgotten what was not picked again: the j at which the
-// distinct picks of all its holes, sum of n (1 - (1 - p)^j), reach the slots (Che's approximation
-// of LRU).
-double passes_kept(const std::vector<DemandGroup>& groups, double slots) {
-  const auto distinct = [&](double passes) {
-    double sum = 0;
-    for (const DemandGroup& g : groups) {
-      const double missed = g.demand.probability >= 1.0
-                                ? (passes > 0 ? 0.0 : 1.0)
-                                : std::pow(1.0 - g.demand.probability, passes);
-      sum += g.holes * static_cast<double>(g.demand.candidates) * (1.0 - missed);
-    }
-    return sum;
-  };
-  double low = 0, high = 1;
-  while (high < 1e9 && distinct(high) < slots) high *= 2;
-  for (int i = 0; i < 60; ++i) {
-    const double middle = (low + high) / 2;
-    (distinct(middle) < slots ? low : high) = middle;
-  }
-  return high;
-}
-
 // The share of the picks of `mine` that must be fetched, in a pool that has been used for long.
-double expected_misses(const std::vector<DemandGroup>& groups, const Demand& mine, uint64_t slots) {
-  double all = 0;
-  for (const DemandGroup& g : groups) all += g.holes * static_cast<double>(g.demand.candidates);
-  if (static_cast<double>(slots) >= all) return 0.0;  // it holds every candidate
-  const double kept = passes_kept(groups, static_cast<double>(slots));
-  if (kept < 1.0) return 1.0;  // forgotten before the next pass
-  return mine.probability >= 1.0 ? 0.0 : std::pow(1.0 - mine.probability, kept);
+// Picks are uniform and independent, so a pick is a hit with the share of the hole's candidates
+// that the pool holds when the pass comes to it. Back from there the latest distinct keys are, pass
+// by pass, those of the other holes and then the hole's own, as far as the slots reach; of n
+// candidates that a pass picks with probability p, n p (1 - p)^(j-1) were picked last in the j-th
+// pass back.
+double expected_misses(const std::vector<DemandGroup>& groups, const Demand& mine, double slots) {
+  const double candidates = static_cast<double>(mine.candidates);
+  if (candidates == 0) return 0.0;
+  const auto picked_last = [](const Demand& d, int pass) {
+    return static_cast<double>(d.candidates) * d.probability *
+           std::pow(1.0 - d.probability, pass - 1);
+  };
+  double left = slots, held = 0;
+  constexpr int kPassesMax = 4096;
+  for (int pass = 1; pass < kPassesMax && left > 0; ++pass) {
+    double sum = 0;
+    for (const DemandGroup& g : groups) sum += g.holes * picked_last(g.demand, pass);
+    const double own = picked_last(mine, pass);
+    if (sum < 1e-9) break;
+    left -= sum - own;
+    held += std::clamp(left, 0.0, own);
+    left -= own;
+  }
+  // Slots beyond all that was ever picked hold every candidate.
+  return 1.0 - std::min(1.0, held / candidates);
 }
 
 }  // namespace
@@ -240,8 +233,8 @@ HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hol
   for (uint64_t i = 0; i + hits < mine.least; ++i) out.least += bytes[i];
   const uint64_t most = std::min<uint64_t>(uint64_t{rows} * hole.choices_per_row, bytes.size());
   for (uint64_t i = 0; i < most; ++i) out.most += bytes[bytes.size() - 1 - i];
-  const double expected =
-      static_cast<double>(total) * mine.probability * expected_misses(groups, mine, slots);
+  const double expected = static_cast<double>(total) * mine.probability *
+                          expected_misses(groups, mine, static_cast<double>(slots));
   out.expected = std::clamp(static_cast<Bytes>(expected), out.least, std::max(out.least, out.most));
   return out;
 }

@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "scheduler/bound.h"
 #include "scheduler/candidates.h"
-#include "scheduler/fill.h"
+#include "scheduler/packing.h"
 #include "scheduler/policy.h"
 #include "scheduler/simulate.h"
 #include "scheduler/verify.h"
@@ -48,12 +48,11 @@ uint64_t workload_hash(const Workload& workload) {
 
 namespace {
 
-constexpr size_t kSimulated = 10;     // candidates whose plan is expanded and timed
-constexpr size_t kSimulatedEach = 4;  // of one policy at one number of rows
-constexpr double kAsGood = 1.01;      // totals that close are equal: fewer bytes decide
+constexpr size_t kSimulated = 10;  // candidates whose plan is expanded and timed
+constexpr double kAsGood = 1.01;   // totals that close are equal: fewer bytes decide
 
 struct Trial {
-  Candidate candidate;
+  const Candidate* candidate = nullptr;
   Plan plan;
   double total_s = 0;
 };
@@ -70,13 +69,12 @@ class Search {
     std::vector<Trial> trials;
     for (const Candidate* candidate : shortlist(candidates)) trials.push_back(try_out(*candidate));
     Trial& best = *choose(trials);
-    Plan plan = best.plan;
-    plan.machine_hash = m_.hash();
-    plan.bound_bytes = std::min(bound_bytes(w_, b_), plan.bytes);
-    plan.why = why(best);
-    plan.alternatives = alternatives(best, trials);
-    verify(plan, w_);
-    return plan;
+    best.plan.machine_hash = m_.hash();
+    best.plan.bound_bytes = bound_bytes(w_, b_);
+    best.plan.why = why(best);
+    best.plan.alternatives = alternatives(best, trials);
+    verify(best.plan, w_);
+    return std::move(best.plan);
   }
 
  private:
@@ -94,32 +92,34 @@ class Search {
   const Choices& choices_;
 };
 
-// The best by closed form, and of each policy at least one, so that what lost can be told.
+// The best by closed form at every depth, of which closed forms know little; of each policy the
+// best, so that what lost can be told; then what comes next.
 std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidates) const {
   std::stable_sort(
       candidates.begin(), candidates.end(),
       [](const Candidate& a, const Candidate& b) { return a.estimate_s < b.estimate_s; });
+  const Decision& best = candidates.front().decision;
   std::vector<const Candidate*> out;
+  const auto add = [&](const Candidate& c) {
+    if (std::find(out.begin(), out.end(), &c) == out.end()) out.push_back(&c);
+  };
+  for (const Candidate& c : candidates) {
+    if (c.decision.policy == best.policy && c.decision.rows_max == best.rows_max) add(c);
+  }
   for (const Policy& policy : policies()) {
     const auto first = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& c) {
       return c.decision.policy == policy.name;
     });
-    if (first != candidates.end()) out.push_back(&*first);
+    if (first != candidates.end()) add(*first);
   }
   for (const Candidate& c : candidates) {
-    if (out.size() >= kSimulated) break;
-    const auto alike = std::count_if(out.begin(), out.end(), [&](const Candidate* other) {
-      return other->decision.policy == c.decision.policy &&
-             other->decision.rows_max == c.decision.rows_max;
-    });
-    const bool taken = std::find(out.begin(), out.end(), &c) != out.end();
-    if (!taken && alike < static_cast<std::ptrdiff_t>(kSimulatedEach)) out.push_back(&c);
+    if (out.size() < kSimulated) add(c);
   }
   return out;
 }
 
 Trial Search::try_out(const Candidate& candidate) const {
-  Trial trial{candidate, expand(w_, candidate.decision, candidate.room), 0};
+  Trial trial{&candidate, expand(w_, candidate.decision, candidate.room), 0};
   Plan& plan = trial.plan;
   split_memory(candidate, plan);
   trial.total_s = simulate_total(plan);
@@ -170,7 +170,7 @@ std::vector<Trial>::iterator Search::choose(std::vector<Trial>& trials) {
 
 std::string Search::why(const Trial& best) const {
   const Plan& plan = best.plan;
-  const Load load = load_of(w_, m_, best.candidate, plan.sequences);
+  const Load load = load_of(w_, m_, take_inventory(w_), *best.candidate, plan.sequences);
   Bytes resident = 0;
   for (const Resident& r : plan.residents) {
     const bool computes = r.tier == (plan.arena_bytes[0] > 0 ? Tier::kDevice : Tier::kHost);

@@ -283,7 +283,7 @@ void Items::check_transfer(const char* round, uint32_t index, const Task& task) 
   if (task.lane != (copy ? Lane::kHostToDevice : Lane::kDiskRead)) {
     fail("{} task {} is on the wrong lane", round, index);
   }
-  if (task.uses.size() != 0 || task.hole != kNone || task.segment != kNone) {
+  if (!(task.uses == Range{}) || task.hole != kNone || task.segment != kNone) {
     fail("{} task {} is a transfer that computes", round, index);
   }
   if (!known(task.object, task.chunk)) return fail("{} task {} moves nothing known", round, index);
@@ -369,8 +369,13 @@ void Items::check_compute(uint32_t index, const Task& task) {
            : task.hole != kNone) {
     fail("steady task {} has the wrong hole", index);
   }
-  if ((task.uses.size() == 0) == (kind == SegmentKind::kDense)) {
+  if (kind == SegmentKind::kDense ? task.uses.size() == 0 : !(task.uses == Range{})) {
     fail("steady task {} reads {} chunks", index, task.uses.size());
+  }
+  const Task none;
+  if (task.object != none.object || task.chunk != none.chunk || !(task.from == none.from) ||
+      !(task.to == none.to) || task.bytes != 0 || !(task.edge == none.edge) || !task.counted) {
+    fail("steady task {} computes and moves", index);
   }
   if (task.uses.begin > task.uses.end || task.uses.end > p_.steady.uses.size()) return;
   for (uint32_t u = task.uses.begin; u < task.uses.end; ++u) check_use(index, p_.steady.uses[u]);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
+
+#include "core/error.h"
+#include "scheduler/search.h"
 
 namespace headrace::scheduler::testing {
 
@@ -153,14 +155,40 @@ Bytes needs_of(const Workload& w, uint32_t rows) {
          std::min(rows, w.outputs_max) * n.activation_per_output + n.workspace + n.io;
 }
 
-uint64_t test_seed() {
-  const char* text = std::getenv("HEADRACE_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 0) : 20240817;
+Budgets random_budgets(Random& random, const Workload& w) {
+  Budgets b;
+  b.memory = needs_of(w) + random.below(weights_of(w) * 3 / 2 + 8 * kMiB);
+  if (random.chance(0.4)) {
+    b.device_memory = random.below(weights_of(w) + 8 * kMiB);
+    b.device_within_memory = random.chance(0.7);
+    if (random.chance(0.5)) b.memory += *b.device_memory;
+  }
+  return b;
 }
 
-uint32_t test_count(uint32_t usual) {
-  const char* text = std::getenv("HEADRACE_TEST_COUNT");
-  return text ? static_cast<uint32_t>(std::strtoul(text, nullptr, 0)) : usual;
+Choices random_choices(Random& random) {
+  Choices c;
+  const char* names[] = {"auto", "auto", "stream", "pin", "lru", "sync"};
+  c.policy = names[random.below(6)];
+  if (c.policy != "sync" && random.chance(0.3)) {
+    c.prefetch_depth = static_cast<uint32_t>(random.below(20));
+  }
+  return c;
+}
+
+Planned random_plan(Random& random) {
+  Planned out{random_workload(random), random_machine(random), {}, random_choices(random), {}};
+  out.budgets = random_budgets(random, out.workload);
+  for (int attempt = 0;; ++attempt) {
+    try {
+      out.plan = search(out.workload, out.machine, out.budgets, out.choices);
+      return out;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kInfeasible || attempt == 2) throw;
+      const bool device = error.field() == "device_memory";
+      (device ? *out.budgets.device_memory : out.budgets.memory) = error.required_bytes();
+    }
+  }
 }
 
 }  // namespace headrace::scheduler::testing

@@ -6,6 +6,7 @@
 
 #include "core/random.h"
 #include "scheduler/machine.h"
+#include "scheduler/plan.h"
 #include "scheduler/workload.h"
 
 namespace headrace::scheduler::testing {
@@ -30,7 +31,17 @@ Bytes weights_of(const Workload& workload);
 // Of everything but weights, for passes of one row.
 Bytes needs_of(const Workload& workload, uint32_t rows = 1);
 
-uint64_t test_seed();                 // HEADRACE_TEST_SEED, or a fixed one
-uint32_t test_count(uint32_t usual);  // HEADRACE_TEST_COUNT, or `usual`
+// Budgets that are often too small; two or three tiers.
+Budgets random_budgets(Random& random, const Workload& workload);
+Choices random_choices(Random& random);
+// A plan of a random workload under random budgets that fit, by the policy that `random` names.
+struct Planned {
+  Workload workload;
+  Machine machine;
+  Budgets budgets;
+  Choices choices;
+  Plan plan;
+};
+Planned random_plan(Random& random);
 
 }  // namespace headrace::scheduler::testing
