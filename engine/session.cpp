@@ -304,10 +304,13 @@ void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
   scheduler::fill(plan, planned_->workload, hole, choices, replay_[hole.pool], replayed_);
   decided_[hole.pool].bytes += replayed_.bytes;
   decided_[hole.pool].operations += replayed_.operations;
-  const scheduler::HoleBytes range =
-      scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_);
-  hole_range_.least += range.least;
-  hole_range_.most += range.most;
+  if (ranges_.empty()) ranges_.resize(plan.holes.size());
+  RowRange& range = ranges_[hole_index];
+  if (range.rows != pass_rows_) {
+    range = {pass_rows_, scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_)};
+  }
+  hole_range_.least += range.bytes.least;
+  hole_range_.most += range.bytes.most;
 }
 
 std::vector<scheduler::ByteRow> Session::predicted() const {

@@ -137,6 +137,11 @@ class Session {
   std::vector<scheduler::PoolState> replay_;
   scheduler::Filled replayed_;
   std::vector<scheduler::ByteRow> decided_;  // per pool
+  struct RowRange {
+    uint32_t rows = 0;
+    scheduler::HoleBytes bytes;
+  };
+  std::vector<RowRange> ranges_;             // per hole, of the last pass's rows
   scheduler::HoleBytes hole_range_;
   uint32_t pass_rows_ = 0;
 };

@@ -98,7 +98,7 @@ TEST(SameBits, AnyBudgetPolicyDepthEngineThreadsAndTiers) {
     const Case c = make_case(random, folder, index);
     SessionOptions whole = c.base;
     whole.memory = 4 * kGiB;
-    const test::RunResult in_memory = test::run({c.model, c.requests.empty() ? whole : whole, c.requests});
+    const test::RunResult in_memory = test::run({c.model, whole, c.requests});
     expect_exact(in_memory);
     for (uint64_t v = 0; v < 11; ++v) {
       SessionOptions o = vary(random, c.base);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "core/random.h"
 #include "engine/generator.h"
 #include "engine/session.h"
@@ -90,16 +91,20 @@ inline std::vector<float> logits_of(const std::string& model, const engine::Sess
   return all;
 }
 
-// The smallest budget for which `options` succeed, as the refusal names it.
-inline Bytes smallest_budget(const std::string& model, engine::SessionOptions options,
+// The smallest budget for which `options` succeed, as the refusal names it. A device that is too small
+// is made as large as its own refusal asks for.
+inline Bytes smallest_budget(const std::string& model, engine::SessionOptions& options,
                              const std::vector<engine::Request>& requests) {
-  options.memory = kMiB;
-  try {
-    engine::ModelFolder folder = engine::open_model(model);
-    engine::Session session(std::move(folder), 0, options, engine::Generator::demand(requests));
-  } catch (const Error& e) {
-    if (e.code() == ErrorCode::kInfeasible) return e.required_bytes();
-    throw;
+  for (Bytes memory : {4 * kGiB, kMiB}) {
+    options.memory = memory;
+    try {
+      engine::ModelFolder folder = engine::open_model(model);
+      engine::Session session(std::move(folder), 0, options, engine::Generator::demand(requests));
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kInfeasible) throw;
+      if (memory == kMiB) return e.required_bytes();
+      options.device_memory = e.required_bytes();
+    }
   }
   return 0;
 }

@@ -82,6 +82,7 @@ TEST(Steady, StreamedPassesAllocateNothing) {
     o.cache = folder.path_of("cache");
     std::vector<engine::Request> requests(2);
     for (engine::Request& r : requests) r = {std::vector<int32_t>(12, 1), {.max_tokens = 24}, {}};
+    o.choices.policy = "stream";
     o.memory = test::smallest_budget(folder.path_of("m"), o, requests);
     const Counts counts = steady_passes(folder.path_of("m"), o, 2);
     EXPECT_EQ(counts.allocations, 0u);
