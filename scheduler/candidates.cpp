@@ -120,9 +120,10 @@ Passes passes_of(const Workload& w, uint32_t rows_max) {
   return out;
 }
 
-Load load_of(const Workload& w, const Machine& m, const Inventory& inventory,
-             const Candidate& candidate, uint32_t rows) {
-  const Decision& d = candidate.decision;
+namespace {
+
+Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, const Decision& d,
+             bool has_device, uint32_t rows) {
   Bytes disk = 0, copied = 0;
   uint64_t disk_ops = 0, copies = 0;
   for (const Item& item : inventory.dense) {
@@ -157,12 +158,9 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory,
     disk_ops += static_cast<uint64_t>(missed * expert_bytes / chunk);
   }
   load.disk_s = seconds(m, {Tier::kDisk, Tier::kHost}, disk, disk_ops);
-  if (candidate.room.has_device)
-    load.copy_s = seconds(m, {Tier::kHost, Tier::kDevice}, copied, copies);
+  if (has_device) load.copy_s = seconds(m, {Tier::kHost, Tier::kDevice}, copied, copies);
   return load;
 }
-
-namespace {
 
 // A pass as long as its busiest part, and a share of the rest that shrinks as prefetch goes deeper.
 double pass_seconds(const Load& load, uint32_t depth) {
@@ -171,21 +169,22 @@ double pass_seconds(const Load& load, uint32_t depth) {
   return most + rest / (depth + 1);
 }
 
-double estimate(const Workload& w, const Machine& m, const Inventory& inventory,
-                const Candidate& candidate) {
-  const Decision& d = candidate.decision;
-  const Passes passes = passes_of(w, d.rows_max);
-  const uint32_t together = std::max(1u, std::min(w.sequences, d.rows_max));
+void estimate(const Workload& w, const Machine& m, const Inventory& inventory, const Decision& d,
+              Candidate& candidate) {
+  const Passes passes = passes_of(w, candidate.rows_max);
+  const uint32_t together = std::max(1u, std::min(w.sequences, candidate.rows_max));
   Bytes kept = 0;
   for (const ObjectSpec& object : w.objects) {
     for (size_t c = 0; c < object.chunks.size(); ++c) {
       if (d.home[object.id][c] != Home::kDisk) kept += object.chunks[c];
     }
   }
-  return seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
-         passes.prefill *
-             pass_seconds(load_of(w, m, inventory, candidate, passes.prefill_rows), d.depth) +
-         passes.decode * pass_seconds(load_of(w, m, inventory, candidate, together), d.depth);
+  const bool device = candidate.room.has_device;
+  const Load prompt = load_of(w, m, inventory, d, device, passes.prefill_rows);
+  candidate.decode = load_of(w, m, inventory, d, device, together);
+  candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
+                         passes.prefill * pass_seconds(prompt, candidate.depth) +
+                         passes.decode * pass_seconds(candidate.decode, candidate.depth);
 }
 
 void check_kv(const Workload& w, const Budgets& b) {
@@ -202,6 +201,16 @@ void check_kv(const Workload& w, const Budgets& b) {
 
 }  // namespace
 
+Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate) {
+  Choices choices;
+  choices.prefetch_depth = candidate.depth;
+  std::optional<Decision> out =
+      candidate.policy->decide(workload, machine, candidate.room, choices);
+  HEADRACE_ASSERT(out.has_value(), candidate.policy->name);
+  out->rows_max = candidate.rows_max;
+  return std::move(*out);
+}
+
 std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const Budgets& b,
                                       const Choices& choices) {
   check_choices(choices);
@@ -214,11 +223,10 @@ std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const
     one.prefetch_depth = depth;
     const std::optional<Room> room = room_for(w, b, one, policy, rows, inventory.all());
     if (!room) return false;
-    std::optional<Decision> decision = policy.decide(w, m, *room, one);
+    const std::optional<Decision> decision = policy.decide(w, m, *room, one);
     if (!decision) return false;
-    decision->rows_max = rows;
-    out.push_back({std::move(*decision), *room});
-    out.back().estimate_s = estimate(w, m, inventory, out.back());
+    Candidate& c = out.emplace_back(Candidate{&policy, rows, depth, *room, 0, {}});
+    estimate(w, m, inventory, *decision, c);
     return true;
   };
   for (const Policy& policy : policies()) {
@@ -234,7 +242,7 @@ std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const
     }
   }
   // Passes that take all sequences come first; fewer rows, in turns, only where those do not fit.
-  const auto takes_all = [&](const Candidate& c) { return c.decision.rows_max >= together; };
+  const auto takes_all = [&](const Candidate& c) { return c.rows_max >= together; };
   if (std::any_of(out.begin(), out.end(), takes_all)) {
     std::erase_if(out, [&](const Candidate& c) { return !takes_all(c); });
   }

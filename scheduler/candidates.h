@@ -12,11 +12,18 @@
 
 namespace headrace::scheduler {
 
-struct Candidate {
-  Decision decision;
+struct Load {  // seconds that a pass keeps each part busy
+  double disk_s = 0, copy_s = 0, compute_s = 0;
+};
+
+struct Candidate {  // small: there are hundreds; decide() says again what it is
+  const Policy* policy = nullptr;
+  uint32_t rows_max = 1, depth = 0;
   Room room;
   double estimate_s = 0;  // of the whole run
+  Load decode;            // of a pass of decoding
 };
+Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate);
 
 // Sorted by policy (order of the list), rows and depth. Empty: nothing fits. Throws Error(kUsage)
 // for an unknown policy or a depth that the policy cannot have, Error(kInfeasible) for a KV cap
@@ -38,11 +45,5 @@ struct Passes {  // of a run: how many, and the rows of a prompt's
   uint32_t prefill_rows = 1;
 };
 Passes passes_of(const Workload& workload, uint32_t rows_max);
-
-struct Load {  // seconds that a pass keeps each part busy
-  double disk_s = 0, copy_s = 0, compute_s = 0;
-};
-Load load_of(const Workload& workload, const Machine& machine, const Inventory& inventory,
-             const Candidate& candidate, uint32_t rows);
 
 }  // namespace headrace::scheduler

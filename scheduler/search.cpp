@@ -3,15 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <optional>
+#include <tuple>
 
 #include "core/digest.h"
 #include "core/error.h"
 #include "scheduler/bound.h"
 #include "scheduler/candidates.h"
-#include "scheduler/packing.h"
 #include "scheduler/policy.h"
 #include "scheduler/simulate.h"
 #include "scheduler/verify.h"
@@ -51,10 +49,10 @@ namespace {
 constexpr size_t kSimulated = 10;  // candidates whose plan is expanded and timed
 constexpr double kAsGood = 1.01;   // totals that close are equal: fewer bytes decide
 
-struct Trial {
+struct Trial {  // without its plan: those of a large model are large
   const Candidate* candidate = nullptr;
-  Plan plan;
-  double total_s = 0;
+  double total_s = 0, predicted_s = 0;
+  Bytes bytes = 0, rings = 0;
 };
 
 class Search {
@@ -68,22 +66,24 @@ class Search {
     if (candidates.empty()) refuse(w_, b_, choices_);
     std::vector<Trial> trials;
     for (const Candidate* candidate : shortlist(candidates)) trials.push_back(try_out(*candidate));
-    Trial& best = *choose(trials);
-    best.plan.machine_hash = m_.hash();
-    best.plan.bound_bytes = bound_bytes(w_, b_);
-    best.plan.why = why(best);
-    best.plan.alternatives = alternatives(best, trials);
-    verify(best.plan, w_);
-    return std::move(best.plan);
+    const Trial& best = *choose(trials);
+    Plan plan = make(*best.candidate);
+    plan.predicted_s = best.predicted_s;
+    plan.machine_hash = m_.hash();
+    plan.bound_bytes = bound_bytes(w_, b_);
+    plan.why = why(best, plan);
+    plan.alternatives = alternatives(best, trials);
+    verify(plan, w_);
+    return plan;
   }
 
  private:
   std::vector<const Candidate*> shortlist(std::vector<Candidate>& candidates) const;
+  Plan make(const Candidate& candidate) const;
   Trial try_out(const Candidate& candidate) const;
   void split_memory(const Candidate& candidate, Plan& plan) const;
-  double simulate_total(Plan& plan) const;
-  static std::vector<Trial>::iterator choose(std::vector<Trial>& trials);
-  std::string why(const Trial& best) const;
+  static std::vector<Trial>::const_iterator choose(const std::vector<Trial>& trials);
+  std::string why(const Trial& best, const Plan& plan) const;
   std::vector<Alternative> alternatives(const Trial& best, const std::vector<Trial>& trials) const;
 
   const Workload& w_;
@@ -98,18 +98,17 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
   std::stable_sort(
       candidates.begin(), candidates.end(),
       [](const Candidate& a, const Candidate& b) { return a.estimate_s < b.estimate_s; });
-  const Decision& best = candidates.front().decision;
+  const Candidate& best = candidates.front();
   std::vector<const Candidate*> out;
   const auto add = [&](const Candidate& c) {
     if (std::find(out.begin(), out.end(), &c) == out.end()) out.push_back(&c);
   };
   for (const Candidate& c : candidates) {
-    if (c.decision.policy == best.policy && c.decision.rows_max == best.rows_max) add(c);
+    if (c.policy == best.policy && c.rows_max == best.rows_max) add(c);
   }
   for (const Policy& policy : policies()) {
-    const auto first = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& c) {
-      return c.decision.policy == policy.name;
-    });
+    const auto first = std::find_if(candidates.begin(), candidates.end(),
+                                    [&](const Candidate& c) { return c.policy == &policy; });
     if (first != candidates.end()) add(*first);
   }
   for (const Candidate& c : candidates) {
@@ -118,12 +117,10 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
   return out;
 }
 
-Trial Search::try_out(const Candidate& candidate) const {
-  Trial trial{&candidate, expand(w_, candidate.decision, candidate.room), 0};
-  Plan& plan = trial.plan;
+Plan Search::make(const Candidate& candidate) const {
+  Plan plan = expand(w_, decide(w_, m_, candidate), candidate.room);
   split_memory(candidate, plan);
-  trial.total_s = simulate_total(plan);
-  return trial;
+  return plan;
 }
 
 void Search::split_memory(const Candidate& candidate, Plan& plan) const {
@@ -133,7 +130,7 @@ void Search::split_memory(const Candidate& candidate, Plan& plan) const {
   plan.budget = b_.memory + (beside ? *b_.device_memory : 0);
   split.base = n.base;
   split.kv = n.kv_blocks * n.kv_block;
-  split.activations = activation_bytes(w_, candidate.decision.rows_max);
+  split.activations = activation_bytes(w_, candidate.rows_max);
   split.workspace = n.workspace;
   split.io = n.io;
   split.slack = 0;
@@ -142,51 +139,57 @@ void Search::split_memory(const Candidate& candidate, Plan& plan) const {
 
 // Enter, prompt and decoding. A pass settles after one round, so two of a kind are simulated and
 // the second stands for the rest.
-double Search::simulate_total(Plan& plan) const {
+Trial Search::try_out(const Candidate& candidate) const {
+  const Plan plan = make(candidate);
   const Passes passes = passes_of(w_, plan.rows_max);
   const PassRows decode{plan.sequences, w_.context, std::min(plan.sequences, plan.outputs_max)};
   const Timeline settled = simulate(plan, w_, m_, {decode, decode, decode});
   HEADRACE_ASSERT(!settled.deadlock, settled.deadlock_tasks);
-  plan.predicted_s = settled.steady_s;
-  double total = settled.makespan_s - 2 * settled.steady_s + passes.decode * settled.steady_s;
+  // The first pass waits for what enter loads; the two after it are as long as any other.
+  const double entered = settled.makespan_s - 3 * settled.steady_s;
+  double total = std::max(0.0, entered) + passes.decode * settled.steady_s;
   if (passes.prefill > 0) {
     const PassRows prompt{passes.prefill_rows, w_.context,
                           std::min(passes.prefill_rows, plan.outputs_max)};
     total += passes.prefill * simulate(plan, w_, m_, {prompt, prompt}).steady_s;
   }
-  return total;
+  return {&candidate, total, settled.steady_s, plan.bytes, plan.memory.stream_ring};
 }
 
-std::vector<Trial>::iterator Search::choose(std::vector<Trial>& trials) {
+std::vector<Trial>::const_iterator Search::choose(const std::vector<Trial>& trials) {
   double least = trials.front().total_s;
   for (const Trial& t : trials) least = std::min(least, t.total_s);
+  // Where everything fits, every policy keeps everything: that is called pin.
   const auto rank = [&](const Trial& t) {
-    return std::tuple(t.total_s > least * kAsGood, t.plan.bytes, t.plan.memory.stream_ring,
-                      t.plan.policy, t.plan.rows_max, t.plan.prefetch_depth);
+    const std::string_view policy = t.candidate->policy->name;
+    return std::tuple(t.total_s > least * kAsGood, t.bytes, t.rings, policy != "pin", policy,
+                      t.candidate->rows_max, t.candidate->depth);
   };
   return std::min_element(trials.begin(), trials.end(),
                           [&](const Trial& a, const Trial& b) { return rank(a) < rank(b); });
 }
 
-std::string Search::why(const Trial& best) const {
-  const Plan& plan = best.plan;
-  const Load load = load_of(w_, m_, take_inventory(w_), *best.candidate, plan.sequences);
-  Bytes resident = 0;
+std::string Search::why(const Trial& best, const Plan& plan) const {
+  const Load& load = best.candidate->decode;
+  const Tier tier = plan.arena_bytes[0] > 0 ? Tier::kDevice : Tier::kHost;
+  Bytes resident = 0, copied = 0;
   for (const Resident& r : plan.residents) {
-    const bool computes = r.tier == (plan.arena_bytes[0] > 0 ? Tier::kDevice : Tier::kHost);
-    if (computes) resident += w_.objects[r.object].chunks[r.chunk];
+    if (r.tier == tier) resident += w_.objects[r.object].chunks[r.chunk];
+  }
+  for (const ByteRow& row : bytes_of(plan.steady)) {
+    if (row.edge.from == Tier::kHost) copied += row.bytes;
   }
   const double share = plan.weights_bytes == 0 ? 100.0
                                                : 100.0 * static_cast<double>(resident) /
                                                      static_cast<double>(plan.weights_bytes);
   const std::string stay = fmt::format("{:.0f} % of the weights stay", share);
   if (plan.bytes == 0) return "compute binds: nothing moves; " + stay;
-  const std::string moved = format_bytes(plan.bytes) + " a pass";
   if (load.disk_s >= std::max(load.copy_s, load.compute_s)) {
-    return fmt::format("disk read binds: {}; {}", moved, stay);
+    return fmt::format("disk read binds: {} a pass; {}", format_bytes(plan.bytes - copied), stay);
   }
+  const std::string moved = format_bytes(plan.bytes);
   if (load.copy_s >= load.compute_s) {
-    return fmt::format("the copy to the device binds: {}; {}", moved, stay);
+    return fmt::format("the copy to the device binds: {} a pass; {}", moved, stay);
   }
   return fmt::format("compute binds: {} move meanwhile; {}", moved, stay);
 }
@@ -195,20 +198,22 @@ std::vector<Alternative> Search::alternatives(const Trial& best,
                                               const std::vector<Trial>& trials) const {
   std::vector<Alternative> out;
   for (const Policy& policy : policies()) {
-    if (best.plan.policy == policy.name) continue;
+    if (best.candidate->policy == &policy) continue;
     const Trial* trial = nullptr;
     for (const Trial& t : trials) {
-      if (t.plan.policy == policy.name && (!trial || t.total_s < trial->total_s)) trial = &t;
+      if (t.candidate->policy == &policy && (!trial || t.total_s < trial->total_s)) trial = &t;
     }
     Alternative a{.policy = policy.name};
     if (trial != nullptr) {
-      a.prefetch_depth = trial->plan.prefetch_depth;
-      a.rows_max = trial->plan.rows_max;
-      a.bytes = trial->plan.bytes;
-      a.predicted_s = trial->plan.predicted_s;
+      a.prefetch_depth = trial->candidate->depth;
+      a.rows_max = trial->candidate->rows_max;
+      a.bytes = trial->bytes;
+      a.predicted_s = trial->predicted_s;
       const double ratio = best.total_s > 0 ? trial->total_s / best.total_s : 1.0;
       a.why = ratio > kAsGood ? fmt::format("takes {:.2f} times as long", ratio)
-                              : fmt::format("as fast, but moves {} a pass", format_bytes(a.bytes));
+              : a.bytes > best.bytes
+                  ? fmt::format("no faster, and moves {} a pass", format_bytes(a.bytes))
+                  : "no faster";
     } else if (choices_.policy != "auto" && choices_.policy != policy.name) {
       a.why = "another policy was asked for";
     } else {
