@@ -12,6 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <fstream>
@@ -116,6 +118,40 @@ TEST(Io, WritesFlushesAndReadsBack) {
     done.clear();
     move_all(IoKind::kRead, in.data());
     EXPECT_EQ(std::memcmp(in.data(), out.data(), kMiB), 0);
+  }
+}
+
+// Taking a ring down does not stop the device: without the wait in the destructor this test finds
+// the buffer overwritten.
+TEST(Io, ClosingWaitsForWhatIsUnderWay) {
+  TempFolder folder;
+  File file = File::create(folder / "data.0");
+  file.reserve(16 * kMiB);
+  for (Bytes at = 0; at < 16 * kMiB; at += random_bytes().size()) file.write(random_bytes(), at);
+  file.sync();
+  const IoFiles files{.descriptors = {file.descriptor()}, .direct = file.direct()};
+  const Arena arena(16 * kMiB);
+  arena.touch();
+  const auto buffer = arena.span(0, arena.size());
+  for (const std::string engine : {"io_uring", "pread"}) {
+    SCOPED_TRACE(engine);
+    if (engine == "io_uring" && !uring_works(files)) continue;
+    for (int round = 0; round < 8; ++round) {
+      auto backend = open_io(engine, files, {.buffers = {&buffer, round % 2 == 0 ? 1u : 0u}});
+      constexpr Bytes kPiece = 512 * kKiB;
+      for (Bytes at = 0; at < buffer.size(); at += kPiece) {
+        const IoOp op{.offset = at, .data = buffer.data() + at, .bytes = kPiece};
+        ASSERT_EQ(backend->submit({&op, 1}), 1u);
+      }
+      backend.reset();
+      // The last first: that is what a read under way would still write to.
+      for (Bytes at = buffer.size(); at > 0; at -= kPiece) {
+        std::memset(buffer.data() + at - kPiece, 0x5a, kPiece);
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(15));
+      ASSERT_TRUE(std::all_of(buffer.begin(), buffer.end(),
+                              [](std::byte b) { return b == std::byte{0x5a}; }));
+    }
   }
 }
 

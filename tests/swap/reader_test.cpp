@@ -375,6 +375,8 @@ TEST(Reader, HoldsTheRateSmoothlyInVirtualTime) {
   Bytes arrived = 0;
   while (!reader.idle()) {
     const size_t before = results.size();
+    // Whoever holds the thread up now and then must not lower the rate.
+    clock.advance_to(clock.now_ns() + random.below(2'000'000));
     reader.turn(kForever, results);
     for (size_t i = before; i < results.size(); ++i) {
       const ChunkRead read = read_of(store, 0, results[i].id % store.chunks().size(), nullptr);
@@ -382,7 +384,7 @@ TEST(Reader, HoldsTheRateSmoothlyInVirtualTime) {
       // Never ahead of the rate by more than a request, and behind by little more than latency.
       const double expected_s = static_cast<double>(arrived) / static_cast<double>(kRate);
       ASSERT_GT(clock.seconds(), expected_s - 0.003);
-      ASSERT_LT(clock.seconds(), expected_s * 1.01 + 0.003);
+      ASSERT_LT(clock.seconds(), expected_s * 1.01 + 0.005);
     }
   }
   EXPECT_NEAR(clock.seconds(), static_cast<double>(bytes) / kRate, 0.02 * clock.seconds());
