@@ -23,7 +23,7 @@ using scheduler::TaskKind;
 using scheduler::TaskRef;
 
 constexpr int64_t kEnterRound = -1;
-constexpr size_t kInFlightMax = 1024;  // transfers started and not waited for, of the enter round
+constexpr uint64_t kInFlightMax = 1024;  // tickets held; the pager has four times as many
 
 bool is_transfer(const Task& task) {
   return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
@@ -78,6 +78,7 @@ struct Executor::Impl {
 
   Parts p;
   ExecutorCounters counters;
+  uint64_t waited = 0;                      // transfers whose tickets are free again
   std::vector<std::vector<Bytes>> offsets;  // [object][chunk]: inside a pool slot
   std::vector<std::vector<uint32_t>>
       resident_index;                // [object][chunk]: into plan.residents, or kNone
@@ -178,6 +179,7 @@ bool Executor::Impl::finished(TaskState& s) {
   if (!s.pending) return true;
   if (!p.pager.done(s.ticket)) return false;
   s.pending = false;
+  ++waited;
   p.pager.wait(s.ticket);  // throws what went wrong
   s.done = s.started;
   return true;
@@ -216,6 +218,7 @@ bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
     while (q.next < q.tasks.size()) {
       const uint32_t t = q.tasks[q.next];
       const Task& task = r.tasks[t];
+      if (counters.transfers - waited >= kInFlightMax) break;
       if (!finished(states[t]) || !edges_done(r, task, states, now)) break;
       start(task, states[t], now);
       ++q.next;
@@ -236,9 +239,7 @@ void Executor::Impl::enter(const std::function<void(Bytes, Bytes)>& progress) {
   size_t oldest = 0;  // tasks before it are finished, in list order
   while (oldest < r.tasks.size()) {
     const uint64_t seen = p.pager.finished();
-    const size_t started = queues[0].next + queues[1].next;
-    bool moved = started - std::min(started, oldest) < kInFlightMax &&
-                 start_ready(r, queues, enter_state, kEnterRound);
+    bool moved = start_ready(r, queues, enter_state, kEnterRound);
     while (oldest < r.tasks.size() && enter_state[oldest].started == kEnterRound &&
            finished(enter_state[oldest])) {
       done += r.tasks[oldest++].bytes;
@@ -339,6 +340,7 @@ void Executor::Impl::forward(const Task& task, models::Activations& a, const mod
 }
 
 void Executor::Impl::await(swap::Ticket ticket) {
+  ++waited;
   if (!p.pager.done(ticket)) {
     const uint64_t begin = steady_clock().now_ns();
     p.pager.wait(ticket);
