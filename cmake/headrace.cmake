@@ -27,6 +27,7 @@ function(headrace_library name)
     FILES ${arg_HEADERS})
   target_include_directories(headrace_${name} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/headrace>)
+  target_compile_features(headrace_${name} PUBLIC cxx_std_20)  # whoever links it needs it too
   set(links "")
   foreach(floor IN LISTS arg_LINKS)
     list(APPEND links headrace_${floor})
@@ -51,4 +52,16 @@ function(headrace_test name)
   endif()
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+  set_property(GLOBAL APPEND PROPERTY HEADRACE_TEST_PROGRAMS ${name})
+endfunction()
+
+# headrace_test_group(<name> <regex>): a target that builds the test and fuzz programs whose names
+# match, for builds that need not have them all. After all tests.
+function(headrace_test_group name regex)
+  get_property(programs GLOBAL PROPERTY HEADRACE_TEST_PROGRAMS)
+  list(FILTER programs INCLUDE REGEX "${regex}")
+  if(NOT programs)
+    message(FATAL_ERROR "no test program is called ${regex}")
+  endif()
+  add_custom_target(${name} DEPENDS ${programs})
 endfunction()
