@@ -1,5 +1,7 @@
 // A plan's text: what parses prints back to what parses to the same text, and the verifier, which
 // sees every plan before it is run, answers for any of them without reading out of bounds.
+#include <algorithm>
+
 #include "scheduler/plan.h"
 #include "scheduler/policy.h"
 #include "scheduler/search.h"

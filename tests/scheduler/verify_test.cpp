@@ -58,8 +58,9 @@ void add_edge(Round& round, Task& task, TaskRef ref) {
   task.after = {begin, static_cast<uint32_t>(round.after.size())};
 }
 
-const std::vector<Mutation>& mutations() {
-  static const std::vector<Mutation> all = {
+// Of what waits for what, and of the slots in between.
+std::vector<Mutation> of_edges_and_slots() {
+  return {
       {"a use does not wait for its transfer",
        [](Plan& p, const Workload&, Random& r) {
          return drop_edge(p, r, [](const Task& t) { return t.kind == TaskKind::kForward; });
@@ -85,6 +86,41 @@ const std::vector<Mutation>& mutations() {
          ++t->to.index;
          return true;
        }},
+      {"two tasks wait for each other",
+       [](Plan& p, const Workload&, Random& r) {
+         for (uint32_t t = 0; t < p.steady.tasks.size(); ++t) {
+           const Task& user = p.steady.tasks[t];
+           if (moves(user) || user.after.size() == 0) continue;
+           const TaskRef ref = p.steady.after[user.after.begin];
+           if (ref.round != 0 || r.chance(0.5)) continue;
+           add_edge(p.steady, p.steady.tasks[ref.task], {t, 0});
+           return true;
+         }
+         return false;
+       }},
+      {"a transfer waits for itself",
+       [](Plan& p, const Workload&, Random& r) {
+         Task* t = pick(p.steady, r, moves);
+         if (t == nullptr) return false;
+         add_edge(p.steady, *t, {static_cast<uint32_t>(t - p.steady.tasks.data()), 0});
+         return true;
+       }},
+      {"an edge leads out of the round",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.steady.after.empty()) return false;
+         TaskRef& ref = p.steady.after[r.below(p.steady.after.size())];
+         if (r.chance(0.5))
+           ref.task = static_cast<uint32_t>(p.steady.tasks.size());
+         else
+           ref.round = r.chance(0.5) ? 1 : -2;
+         return true;
+       }},
+  };
+}
+
+// Of the areas of the arenas.
+std::vector<Mutation> of_rings_and_residents() {
+  return {
       {"a ring has a slot less",
        [](Plan& p, const Workload&, Random&) {
          for (Ring& ring : p.rings) {
@@ -125,6 +161,74 @@ const std::vector<Mutation>& mutations() {
          t->bytes = w.objects[t->object].chunks[t->chunk];
          return true;
        }},
+      {"a resident lies outside the arena",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.residents.empty()) return false;
+         Resident& x = p.residents[r.below(p.residents.size())];
+         x.offset =
+             r.chance(0.5) ? p.arena_bytes[static_cast<size_t>(x.tier)] : ~Bytes{0} - kBlock + 1;
+         return true;
+       }},
+      {"a ring lies over what stays",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.rings.empty() || p.residents.empty()) return false;
+         Ring& ring = p.rings[r.below(p.rings.size())];
+         const Resident& x = p.residents[r.below(p.residents.size())];
+         if (ring.tier != x.tier || ring.slot_bytes == 0) return false;
+         ring.offset = x.offset;
+         return true;
+       }},
+  };
+}
+
+// Of what lies in the areas, and of holes.
+std::vector<Mutation> of_what_is_there() {
+  return {
+      {"an area is not aligned",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.residents.empty()) return false;
+         p.residents[r.below(p.residents.size())].offset += 64;
+         return true;
+       }},
+      {"a resident is not loaded",
+       [](Plan& p, const Workload&, Random& r) {
+         const auto loads =
+             tasks_where(p.enter, [](const Task& t) { return t.to.space == Space::kResident; });
+         if (loads.size() < 2) return false;
+         const size_t i = r.between(1, loads.size() - 1);
+         p.enter.tasks[loads[i]].to = p.enter.tasks[loads[i - 1]].to;
+         return true;
+       }},
+      {"a use names the resident beside it",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.residents.size() < 2 || p.steady.uses.empty()) return false;
+         Use& use = p.steady.uses[r.below(p.steady.uses.size())];
+         if (use.slot.space != Space::kResident) return false;
+         use.slot.index = (use.slot.index + 1) % static_cast<uint32_t>(p.residents.size());
+         return true;
+       }},
+      {"a pool has no slots",
+       [](Plan& p, const Workload&, Random&) {
+         if (p.pools.empty()) return false;
+         const Bytes bytes = p.pools[0].slots * p.pools[0].slot_bytes;
+         p.pools[0].slots = 0;
+         p.memory.stream_ring -= bytes;
+         p.memory.slack += bytes;
+         return true;
+       }},
+      {"a hole lost its pool",
+       [](Plan& p, const Workload&, Random& r) {
+         if (p.holes.empty()) return false;
+         Hole& hole = p.holes[r.below(p.holes.size())];
+         hole.pool = hole.pool == kNone ? 7 : kNone;
+         return true;
+       }},
+  };
+}
+
+// Of what tasks do.
+std::vector<Mutation> of_tasks() {
+  return {
       {"two transfers change places",
        [](Plan& p, const Workload&, Random& r) {
          if (p.steady.tasks.size() < 2 || !moves(p.steady.tasks[1])) return false;
@@ -153,67 +257,6 @@ const std::vector<Mutation>& mutations() {
          p.steady.tasks.pop_back();
          return true;
        }},
-      {"two tasks wait for each other",
-       [](Plan& p, const Workload&, Random& r) {
-         for (uint32_t t = 0; t < p.steady.tasks.size(); ++t) {
-           const Task& user = p.steady.tasks[t];
-           if (moves(user) || user.after.size() == 0) continue;
-           const TaskRef ref = p.steady.after[user.after.begin];
-           if (ref.round != 0 || r.chance(0.5)) continue;
-           add_edge(p.steady, p.steady.tasks[ref.task], {t, 0});
-           return true;
-         }
-         return false;
-       }},
-      {"a transfer waits for itself",
-       [](Plan& p, const Workload&, Random& r) {
-         Task* t = pick(p.steady, r, moves);
-         if (t == nullptr) return false;
-         add_edge(p.steady, *t, {static_cast<uint32_t>(t - p.steady.tasks.data()), 0});
-         return true;
-       }},
-      {"an edge leads out of the round",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.steady.after.empty()) return false;
-         TaskRef& ref = p.steady.after[r.below(p.steady.after.size())];
-         if (r.chance(0.5))
-           ref.task = static_cast<uint32_t>(p.steady.tasks.size());
-         else
-           ref.round = r.chance(0.5) ? 1 : -2;
-         return true;
-       }},
-      {"a resident lies outside the arena",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.residents.empty()) return false;
-         Resident& x = p.residents[r.below(p.residents.size())];
-         x.offset =
-             r.chance(0.5) ? p.arena_bytes[static_cast<size_t>(x.tier)] : ~Bytes{0} - kBlock + 1;
-         return true;
-       }},
-      {"a ring lies over what stays",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.rings.empty() || p.residents.empty()) return false;
-         Ring& ring = p.rings[r.below(p.rings.size())];
-         const Resident& x = p.residents[r.below(p.residents.size())];
-         if (ring.tier != x.tier || ring.slot_bytes == 0) return false;
-         ring.offset = x.offset;
-         return true;
-       }},
-      {"an area is not aligned",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.residents.empty()) return false;
-         p.residents[r.below(p.residents.size())].offset += 64;
-         return true;
-       }},
-      {"a resident is not loaded",
-       [](Plan& p, const Workload&, Random& r) {
-         const auto loads =
-             tasks_where(p.enter, [](const Task& t) { return t.to.space == Space::kResident; });
-         if (loads.size() < 2) return false;
-         const size_t i = r.between(1, loads.size() - 1);
-         p.enter.tasks[loads[i]].to = p.enter.tasks[loads[i - 1]].to;
-         return true;
-       }},
       {"the enter round leaves another chunk",
        [](Plan& p, const Workload& w, Random& r) {
          Task* t = pick(p.enter, r, [&](const Task& x) {
@@ -223,14 +266,6 @@ const std::vector<Mutation>& mutations() {
          if (t == nullptr) return false;
          t->chunk = t->chunk == 0 ? 1 : 0;
          t->bytes = w.objects[t->object].chunks[t->chunk];
-         return true;
-       }},
-      {"a use names the resident beside it",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.residents.size() < 2 || p.steady.uses.empty()) return false;
-         Use& use = p.steady.uses[r.below(p.steady.uses.size())];
-         if (use.slot.space != Space::kResident) return false;
-         use.slot.index = (use.slot.index + 1) % static_cast<uint32_t>(p.residents.size());
          return true;
        }},
       {"a transfer counts on another edge",
@@ -250,6 +285,19 @@ const std::vector<Mutation>& mutations() {
          t->bytes -= kBlock;
          return true;
        }},
+      {"a transfer is on the compute lane",
+       [](Plan& p, const Workload&, Random& r) {
+         Task* t = pick(r.chance(0.5) ? p.steady : p.enter, r, moves);
+         if (t == nullptr) return false;
+         t->lane = r.chance(0.5) ? Lane::kCompute : Lane::kLink;
+         return true;
+       }},
+  };
+}
+
+// Of what a plan says of itself.
+std::vector<Mutation> of_sums() {
+  return {
       {"memory does not sum to the budget",
        [](Plan& p, const Workload&, Random& r) {
          if (r.chance(0.5))
@@ -263,22 +311,6 @@ const std::vector<Mutation>& mutations() {
          p.arena_bytes[1] += round_up(p.memory.slack, kHugePage) + kHugePage;
          return true;
        }},
-      {"a pool has no slots",
-       [](Plan& p, const Workload&, Random&) {
-         if (p.pools.empty()) return false;
-         const Bytes bytes = p.pools[0].slots * p.pools[0].slot_bytes;
-         p.pools[0].slots = 0;
-         p.memory.stream_ring -= bytes;
-         p.memory.slack += bytes;
-         return true;
-       }},
-      {"a hole lost its pool",
-       [](Plan& p, const Workload&, Random& r) {
-         if (p.holes.empty()) return false;
-         Hole& hole = p.holes[r.below(p.holes.size())];
-         hole.pool = hole.pool == kNone ? 7 : kNone;
-         return true;
-       }},
       {"it is another model's",
        [](Plan& p, const Workload&, Random&) { return p.workload_hash ^= 1, true; }},
       {"it is of another version", [](Plan& p, const Workload&, Random&) { return ++p.version; }},
@@ -288,14 +320,19 @@ const std::vector<Mutation>& mutations() {
          p.bytes_least -= 1;
          return true;
        }},
-      {"a transfer is on the compute lane",
-       [](Plan& p, const Workload&, Random& r) {
-         Task* t = pick(r.chance(0.5) ? p.steady : p.enter, r, moves);
-         if (t == nullptr) return false;
-         t->lane = r.chance(0.5) ? Lane::kCompute : Lane::kLink;
-         return true;
-       }},
   };
+}
+
+const std::vector<Mutation>& mutations() {
+  static const std::vector<Mutation> all = [] {
+    std::vector<Mutation> out;
+    for (auto* list :
+         {of_edges_and_slots, of_rings_and_residents, of_what_is_there, of_tasks, of_sums}) {
+      const std::vector<Mutation> some = list();
+      out.insert(out.end(), some.begin(), some.end());
+    }
+    return out;
+  }();
   return all;
 }
 
