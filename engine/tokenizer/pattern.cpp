@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "engine/tokenizer/unicode.h"
+#include "engine/tokenizer/unicode_versions.h"
 
 namespace headrace::engine {
 namespace {
@@ -137,6 +138,28 @@ bool search(const pcre2_code* code, pcre2_match_context* limits, pcre2_match_dat
   return true;
 }
 
+// Puts known characters in the place of those that PCRE2 does not know; every offset stays. The
+// text itself where there are none, which the lead bytes of the common scripts tell.
+std::string_view with_known(std::string_view text, std::string& storage) {
+  for (size_t at = 0; at < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[at]);
+    if (lead < 0xE0 || (lead >= 0xE4 && lead <= 0xE9)) {
+      at += lead < 0x80 ? 1 : lead < 0xE0 ? 2 : 3;
+      continue;
+    }
+    const size_t begin = at;
+    const char32_t c = next_char(text, at);
+    const char32_t known = stand_in(c);
+    if (known == c) continue;
+    if (storage.empty()) storage = text;
+    std::string bytes;
+    append_utf8(known, bytes);
+    HEADRACE_DEBUG_ASSERT(bytes.size() == at - begin);
+    storage.replace(begin, bytes.size(), bytes);
+  }
+  return storage.empty() ? text : std::string_view(storage);
+}
+
 void find_literal(std::string_view literal, std::string_view text, std::vector<Span>& out) {
   size_t covered = 0;
   for (size_t at = text.find(literal); at != std::string_view::npos;
@@ -154,6 +177,8 @@ void Pattern::find_all(std::string_view text, std::vector<Span>& out) const {
   out.clear();
   if (text.empty()) return;
   if (!compiled_) return find_literal(literal_, text, out);
+  std::string storage;
+  text = with_known(text, storage);
   MatchData data(pcre2_match_data_create(1, nullptr));
   if (!data) throw std::bad_alloc();
   const size_t* found = pcre2_get_ovector_pointer(data.get());

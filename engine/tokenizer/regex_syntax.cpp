@@ -7,18 +7,20 @@
 
 #include "core/error.h"
 #include "engine/tokenizer/pattern.h"
+#include "engine/tokenizer/unicode.h"
+#include "engine/tokenizer/unicode_versions.h"
 
 namespace headrace::engine {
 namespace {
 
 // Character classes spelled as members of a class. PCRE2's own \s has U+180E and its \w lacks
-// marks, unlike Oniguruma's.
+// marks, unlike Oniguruma's, which has the numbers of Latin-1 as well.
 constexpr std::string_view kSpace =
     R"(\x09-\x0d\x20\x85\xa0\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
 constexpr std::string_view kNotSpace =
     R"(\x00-\x08\x0e-\x1f\x21-\x84\x86-\x9f\xa1-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027})"
     R"(\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{10ffff})";
-constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc})";
+constexpr std::string_view kWord = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\xb2\xb3\xb9\xbc-\xbe)";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
@@ -231,6 +233,17 @@ class Translation {
 
 }  // namespace
 
-std::string translate_regex(std::string_view oniguruma) { return Translation(oniguruma).run(); }
+std::string translate_regex(std::string_view oniguruma) {
+  // Pattern::find_all() puts others in the place of these, so that they would never match.
+  for (size_t at = 0; at < oniguruma.size();) {
+    const char32_t c = next_char(oniguruma, at);
+    if (stand_in(c) != c) {
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("regular expression {:?}: the character U+{:04X} is not supported",
+                              oniguruma, static_cast<uint32_t>(c)));
+    }
+  }
+  return Translation(oniguruma).run();
+}
 
 }  // namespace headrace::engine

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "engine/tokenizer/unicode_versions.h"
 
 namespace headrace::engine {
 namespace {
@@ -90,6 +91,20 @@ std::vector<utf8proc_int32_t> decompose(std::string_view text, bool compatibilit
     chars.insert(chars.end(), parts.begin(), parts.begin() + count);
   }
   return chars;
+}
+
+void normalize(std::string_view text, NormalForm form, std::string& out) {
+  auto chars = decompose(text, form == NormalForm::kNfkc || form == NormalForm::kNfkd);
+  order_marks(chars);
+  auto count = static_cast<utf8proc_ssize_t>(chars.size());
+  if (form == NormalForm::kNfc || form == NormalForm::kNfkc) {
+    count = utf8proc_normalize_utf32(
+        chars.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    HEADRACE_ASSERT(count >= 0);
+  }
+  for (utf8proc_ssize_t i = 0; i < count; ++i) {
+    append_utf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);
+  }
 }
 
 }  // namespace
@@ -179,6 +194,7 @@ bool is_space(char32_t c) {
 }
 
 bool is_word(char32_t c) {
+  c = stand_in(c);
   // Alphabetic but not a letter or mark: circled and squared Latin letters.
   if ((c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
       (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189)) {
@@ -204,6 +220,9 @@ bool is_word(char32_t c) {
 }
 
 bool is_numeric(char32_t c) {
+  // Rust's own classes are of Unicode 17, which added these numbers.
+  if ((c >= 0x11DE0 && c <= 0x11DE9) || (c >= 0x16FF4 && c <= 0x16FF6)) return true;
+  c = stand_in(c);
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
   return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
          category == UTF8PROC_CATEGORY_NO;
@@ -215,26 +234,26 @@ bool is_punctuation(char32_t c) {
            (c >= 0x7B && c <= 0x7E);
   }
   const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(c));
-  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+  const bool known = category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+  return known != differs_in_punctuation(c);
 }
 
 std::string to_normal_form(std::string_view text, NormalForm form) {
   const bool ascii =
       std::all_of(text.begin(), text.end(), [](char c) { return static_cast<uint8_t>(c) < 0x80; });
   if (ascii) return std::string(text);
-  auto chars = decompose(text, form == NormalForm::kNfkc || form == NormalForm::kNfkd);
-  order_marks(chars);
-  auto count = static_cast<utf8proc_ssize_t>(chars.size());
-  if (form == NormalForm::kNfc || form == NormalForm::kNfkc) {
-    count = utf8proc_normalize_utf32(
-        chars.data(), count, static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-    HEADRACE_ASSERT(count >= 0);
-  }
   std::string out;
   out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < count; ++i) {
-    append_utf8(static_cast<char32_t>(chars[static_cast<size_t>(i)]), out);
+  // Nothing reorders across or composes with an inert character, so the text falls apart there.
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const size_t before = at;
+    if (!is_inert(next_char(text, at))) continue;
+    normalize(text.substr(begin, before - begin), form, out);
+    out += text.substr(before, at - before);
+    begin = at;
   }
+  normalize(text.substr(begin), form, out);
   return out;
 }
 
@@ -246,7 +265,9 @@ std::string to_lowercase(std::string_view text) {
     if (c == 0x130) {  // the only character whose full lower case is two: i with a dot above
       out += "i\xCC\x87";
     } else {
-      append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))), out);
+      const char32_t later = later_lowercase(c);
+      const int32_t lower = utf8proc_tolower(static_cast<utf8proc_int32_t>(c));
+      append_utf8(later != 0 ? later : static_cast<char32_t>(lower), out);
     }
   }
   return out;

@@ -4,7 +4,7 @@ makes of hard texts. Run with PyPI's tokenizers 0.23.3:
 
     python tests/golden/make_tokenizers.py tests/golden/tokenizers
 
-Writes DIR/<name>/tokenizer.json, DIR/texts.json and DIR/<name>/golden.json.
+Writes DIR/<name>/tokenizer.json, DIR/<name>/golden.json, DIR/texts.json and DIR/characters.json.
 """
 
 import json
@@ -347,6 +347,44 @@ def golden(tokenizer, inputs):
     }
 
 
+CLASSES = [r"\s", r"\S", r"\w", r"\W", r"\d", r"\D", r"[^\S\n]"] + [
+    r"\p{%s}" % name
+    for name in "L N M P S Z C Lu Ll Lt Lm Lo Mn Nd Nl No Pc Pd Sm So Han Hiragana Katakana "
+    "Hangul Thai Latin Greek Hebrew".split()
+]
+BLOCK = 0x1000
+
+
+def blocks():
+    """All planes in use, in blocks of BLOCK characters, as a list of strings."""
+    for first in [*range(0, 0x32000, BLOCK), 0xE0000]:
+        codes = range(max(first, 1), first + BLOCK)
+        yield "".join(chr(c) for c in codes if not 0xD800 <= c < 0xE000)
+
+
+def characters():
+    """Per class and block the CRC-32 of the characters in it, as the library sees them; per normal
+    form that of each character among marks that it can reorder and compose with."""
+    crc = lambda text: zlib.crc32(text.encode())
+    result = {}
+    for name in CLASSES:
+        split = pre_tokenizers.Split(Regex(name), "removed", invert=True)
+        result[name] = [crc("".join(t for t, _ in split.pre_tokenize_str(b))) for b in blocks()]
+    cuts = {"punctuation": pre_tokenizers.Punctuation(), "numeric": pre_tokenizers.Digits(True)}
+    for name, cut in cuts.items():
+        isolated = lambda c: len(cut.pre_tokenize_str("z" + c)) == 2
+        result[name] = [crc("".join(filter(isolated, b))) for b in blocks()]
+    words = Tokenizer(models.BPE())
+    words.add_tokens([AddedToken("z", single_word=True)])
+    touches = lambda c: not words.encode(c + "z").ids
+    result["word"] = [crc("".join(filter(touches, b))) for b in blocks()]
+    for form in (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD):
+        around = ["".join(f"a\u0345{c}\u0334\u0301 " for c in b) for b in blocks()]
+        result[form.__name__] = [crc(form().normalize_str(text)) for text in around]
+    result["Lowercase"] = [crc(normalizers.Lowercase().normalize_str(b)) for b in blocks()]
+    return result
+
+
 def dump(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -356,6 +394,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     inputs = texts()
     dump(folder / "texts.json", inputs)
+    dump(folder / "characters.json", characters())
     for family in FAMILIES:
         made = family()
         text = made if isinstance(made, str) else made.to_str()
