@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kRowsWanted = 512;  // more rows a pass gain nothing: products are compute-bound
-constexpr size_t kTraceEvents = 1 << 20;  // 64 MiB of events, only when a trace is asked for
+constexpr size_t kTraceEvents = 1 << 18;  // recorded past that: dropped, counted in the file
 
 double since(double begin) { return steady_clock().seconds() - begin; }
 

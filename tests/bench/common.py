@@ -1,0 +1,74 @@
+"""What the benchmarks share: running headrace, reading a file as fast as the disk gives it, medians."""
+import ctypes
+import json
+import mmap
+import os
+import pathlib
+import statistics
+import subprocess
+import threading
+import time
+
+
+def headrace(binary, *args, env=None, check=True):
+    """Runs with --json; the object that it printed (an error object when it failed and check is off)."""
+    run = subprocess.run([str(binary), *map(str, args), "--json"], capture_output=True, text=True,
+                         env={**os.environ, **(env or {})})
+    if check and run.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, args))}: exit {run.returncode}\n{run.stderr}")
+    return json.loads(run.stdout) if run.stdout.strip() else {"exit": run.returncode}
+
+
+def huge_buffer(size):
+    """Anonymous memory in 2 MiB pages: reads into small pages are limited to a third of the disk's rate."""
+    room = mmap.mmap(-1, size + (2 << 20))
+    room.madvise(mmap.MADV_HUGEPAGE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % (2 << 20)
+    return memoryview(room)[start:start + size]
+
+
+def disk_rate(path, total=2 << 30, block=1 << 20, threads=8):
+    """Bytes a second of direct reads of `path`: `threads` at a time, `block` bytes each."""
+    total = min(total, os.path.getsize(path) // block * block)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    buffers = [huge_buffer(2 << 20)[:block] for _ in range(threads)]
+    for b in buffers:
+        b[0] = 1
+    lock, position = threading.Lock(), [0]
+
+    def work(buffer):
+        while True:
+            with lock:
+                at = position[0]
+                position[0] += block
+            if at >= total:
+                return
+            os.preadv(fd, [buffer], at)
+
+    workers = [threading.Thread(target=work, args=(b,)) for b in buffers]
+    begin = time.monotonic()
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    seconds = time.monotonic() - begin
+    os.close(fd)
+    return total / seconds
+
+
+def store_data(store):
+    """The data file of the one store below `store`."""
+    files = sorted(pathlib.Path(store).glob("*/data.0"))
+    if len(files) != 1:
+        raise SystemExit(f"{store}: {len(files)} stores, expected one")
+    return str(files[0])
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def table(rows, columns):
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(r[c]) for c in columns) + " |" for r in rows]
+    return "\n".join(lines)

@@ -1,0 +1,75 @@
+#!/usr/bin/env python3
+"""One sequence from a model that does not fit: how near does decoding come to what memory and disk allow?
+
+    python3 tests/bench/streams.py [--headrace build/release/headrace] [--work build/bench] [--rounds 5]
+
+Every round takes, one after the other: the disk's rate on the store's own file, decoding with all weights in
+memory, and decoding at each fraction of the weights (the budget is of the whole process), planned and with
+`--policy lru`. The ceiling of a fraction is min(in-memory rate, disk rate / bound bytes of a pass).
+"""
+import argparse
+import pathlib
+
+import common
+
+MODEL = ["--family", "llama", "--dtype", "bfloat16", "--set", "hidden_size=2048", "--set", "intermediate_size=8192",
+         "--set", "num_attention_heads=16", "--set", "num_key_value_heads=16", "--set", "head_dim=128",
+         "--set", "vocab_size=32000"]
+IDS = "1,2,3,4,5,6,7,8"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--headrace", default="build/release/headrace")
+    parser.add_argument("--work", default="build/bench")
+    parser.add_argument("--size", default="4.3GiB")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--fractions", default="0.65,0.5")
+    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
+    a = parser.parse_args()
+    work = pathlib.Path(a.work)
+    model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
+    work.mkdir(parents=True, exist_ok=True)
+    if not (model / "config.json").exists():
+        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+    fractions = [float(f) for f in a.fractions.split(",")]
+
+    def decode(memory, *more):
+        return common.headrace(a.headrace, "generate", model, "--ids", IDS, "-n", a.tokens, "--ignore-eos",
+                               "--store", store, "--memory", memory, *more)
+
+    weights = decode("20GiB")["plan"]["weights_bytes"]
+    runs = {f: [] for f in fractions}
+    for number in range(a.rounds):
+        disk = common.disk_rate(common.store_data(store))
+        inside = decode(weights + (1 << 30))["timings"]["decode_tokens_per_second"]
+        for f in fractions:
+            budget = int(f * weights)
+            planned, lru = decode(budget), decode(budget, "--policy", "lru", "-n", 6)
+            rate = planned["timings"]["decode_tokens_per_second"]
+            ceiling = min(inside, disk / planned["plan"]["bound_bytes"])
+            runs[f].append({"disk": disk, "inside": inside, "rate": rate, "ratio": rate / ceiling,
+                            "lru": lru["timings"]["decode_tokens_per_second"], "plan": planned["plan"],
+                            "peak": planned["memory"]["peak_rss"], "budget": budget})
+            print(f"round {number + 1}: {f}: {rate:.2f} tokens/s, disk {disk / 1e9:.2f} GB/s, "
+                  f"{rate / ceiling:.2f} of the ceiling, lru {runs[f][-1]['lru']:.2f}", flush=True)
+    rows = []
+    for f in fractions:
+        r = runs[f]
+        m = {k: common.median([x[k] for x in r]) for k in ("disk", "inside", "rate", "ratio", "lru")}
+        rows.append({"memory / weights": f, "tokens/s": f"{m['rate']:.2f}", "of the ceiling": f"{m['ratio']:.2f}",
+                     "worst, best": f"{min(x['ratio'] for x in r):.2f}, {max(x['ratio'] for x in r):.2f}",
+                     "in memory": f"{m['inside']:.2f}", "disk GB/s": f"{m['disk'] / 1e9:.2f}",
+                     "GB a pass": f"{r[0]['plan']['bytes'] / 1e9:.3f}", "bound": f"{r[0]['plan']['bound_bytes'] / 1e9:.3f}",
+                     "lru tokens/s": f"{m['lru']:.2f}", "peak / budget": f"{max(x['peak'] / x['budget'] for x in r):.3f}"})
+    text = (f"Dense bfloat16, {weights / 2**30:.2f} GiB of weights, one sequence, medians of {a.rounds} interleaved rounds "
+            f"of {a.tokens} tokens:\n\n" + common.table(rows, list(rows[0])))
+    print("\n" + text)
+    if a.output:
+        with open(a.output, "a", encoding="utf-8") as file:
+            file.write(text + "\n\n`python3 tests/bench/streams.py`\n\n")
+
+
+if __name__ == "__main__":
+    main()
