@@ -38,6 +38,9 @@ std::string message_of(int error) {
   return reinterpret_cast<const char*>(text.data());
 }
 
+// The begin of an expression, for messages.
+std::string_view shown(std::string_view regex) { return regex.substr(0, 80); }
+
 Code compile(std::string_view text, std::string_view original) {
   CompileContext context(pcre2_compile_context_create(nullptr));
   if (!context) throw std::bad_alloc();
@@ -51,7 +54,7 @@ Code compile(std::string_view text, std::string_view original) {
                           &offset, context.get()));
   if (!code) {
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("regular expression {:?}: {}", original, message_of(error)));
+                fmt::format("regular expression {:?}: {}", shown(original), message_of(error)));
   }
   return code;
 }
@@ -97,7 +100,7 @@ Pattern Pattern::regex(std::string_view oniguruma, PatternBudget& budget) {
   const size_t bytes = info(code.get(), PCRE2_INFO_SIZE);
   if (bytes > budget.code_left) {
     throw Error(ErrorCode::kUnsupported,
-                fmt::format("regular expression {:?}: it is too large", oniguruma));
+                fmt::format("regular expression {:?}: it is too large", shown(oniguruma)));
   }
   budget.code_left -= bytes;
   // Where native code cannot be made (no executable memory) the interpreter serves.

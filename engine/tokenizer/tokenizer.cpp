@@ -195,7 +195,7 @@ Bytes Tokenizer::memory_bound(const std::string& folder) {
   // 1.5 slots of 4; an added token needs 95 bytes and makes less than 200. The constant holds the
   // small parts, which are limited as such: values, patterns and their code, the read buffer.
   constexpr Bytes kPerByte = 3;
-  constexpr Bytes kFixed = 2 * kMiB;
+  constexpr Bytes kFixed = kMiB;
   return kPerByte * tokenizer_file_bytes(folder + "/tokenizer.json") + kFixed;
 }
 

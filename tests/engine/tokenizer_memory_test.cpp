@@ -109,11 +109,35 @@ TEST(TokenizerMemory, StaysWithinTheBoundForTheWorstFiles) {
     measure(R"({"added_tokens":[)" + added + R"(],"normalizer":)" + normalizer +
             R"(,"model":{"vocab":{},"merges":[]}})");
   }
+}
 
-  std::string values;
+TEST(TokenizerMemory, StaysWithinTheBoundForLargeDescriptions) {
+  const std::string model = R"(,"model":{"vocab":{},"merges":[]}})";
+  std::string values, objects, nested;
   for (int i = 0; i < 4000; ++i) values += i > 0 ? ",0" : "0";
-  measure(R"({"normalizer":{"type":"Sequence","x":[)" + values +
-          R"(],"normalizers":[]},"model":{"vocab":{},"merges":[]}})");
+  for (int i = 0; i < 2000; ++i) {
+    objects += (i > 0 ? ",\"" : "\"") + std::string("key number ") + std::to_string(i) + "\":0";
+  }
+  for (int i = 0; i < 1000; ++i) nested += i > 0 ? ",{\"a\":[0]}" : "{\"a\":[0]}";
+  for (const std::string& x : {"[" + values + "]", "{" + objects + "}", "[" + nested + "]"}) {
+    measure(R"({"normalizer":{"type":"Sequence","normalizers":[],"x":)" + x + "}" + model);
+  }
+  std::string splits;  // expressions as large as they may be together, with native code
+  for (int i = 0; i < 7; ++i) {
+    std::string regex = "(?i:";
+    for (int k = 0; k < 75; ++k) {
+      regex +=
+          (k > 0 ? "|[^\\\\s\\\\p{L}]+w" : "[^\\\\s\\\\p{L}]+w") + std::to_string(i * 1000 + k);
+    }
+    splits += (i > 0 ? "," : "") + std::string(R"({"type":"Split","pattern":{"Regex":")") + regex +
+              ")\"}" + R"(,"behavior":"Isolated","invert":false})";
+  }
+  const std::string file =
+      R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[)" + splits + "]}" + model;
+  const Use use = measure(file);
+  std::printf("patterns: file %zu, peak %ld, all %ld, bound %ld\n", file.size(),
+              static_cast<long>(use.peak), static_cast<long>(use.all),
+              static_cast<long>(use.bound));
 }
 
 }  // namespace
