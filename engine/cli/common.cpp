@@ -3,12 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
+#include <utility>
 
 #include "core/clock.h"
 #include "engine/limits.h"
@@ -47,22 +50,26 @@ bool colored(const Common& common) {
 
 }  // namespace
 
-void log(const Common& common, Level level, const std::string& text) {
+bool shows(const Common& common, Level level) {
   const char* least_name = common.quiet ? "error" : common.log_level.c_str();
   Level least = Level::kInfo;
   for (Level l : {Level::kDebug, Level::kInfo, Level::kWarning, Level::kError}) {
     if (std::string_view(name_of(l)) == least_name) least = l;
   }
-  if (level < least) return;
+  return level >= least;
+}
+
+void log(const Common& common, Level level, const std::string& text) {
+  if (!shows(common, level)) return;
   if (common.log_format == "json") {
     const json::object line{{"level", name_of(level)}, {"message", lossless(text)}};
     fmt::print(stderr, "{}\n", to_text(line));
   } else if (level == Level::kInfo) {
-    fmt::print(stderr, "headrace: {}\n", text);
+    fmt::print(stderr, "headrace: {}\n", one_line(text));
   } else {
     const bool red = colored(common);
     fmt::print(stderr, "headrace: {}{}{}: {}\n", red ? "\x1b[31m" : "", name_of(level),
-               red ? "\x1b[0m" : "", text);
+               red ? "\x1b[0m" : "", one_line(text));
   }
 }
 
@@ -74,6 +81,42 @@ void print_text(const std::string& text) {
 }
 
 void print_json(const json::object& value) { print_text(to_text(value) + "\n"); }
+
+// ---- files
+
+OutputFile::OutputFile(std::string path, const char* flag) : path_(std::move(path)), flag_(flag) {
+  std::error_code ignored;
+  const bool in_place =
+      std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored);
+  if (!in_place) temporary_ = fmt::format("{}.partial-{}", path_, ::getpid());
+  file_ = std::fopen((in_place ? path_ : temporary_).c_str(), "wbe");
+  if (file_ == nullptr) {
+    temporary_.clear();
+    fail(errno);
+  }
+}
+
+OutputFile::~OutputFile() {
+  if (file_ != nullptr) std::fclose(file_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void OutputFile::write(const void* data, size_t bytes) {
+  if (std::fwrite(data, 1, bytes, file_) != bytes) fail(errno);
+}
+
+void OutputFile::commit() {
+  if (std::fclose(std::exchange(file_, nullptr)) != 0) fail(errno);
+  if (!temporary_.empty() && std::rename(temporary_.c_str(), path_.c_str()) != 0) fail(errno);
+  temporary_.clear();
+}
+
+void OutputFile::fail(int error) const {
+  throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written: {}; check {} and the space there",
+                                          path_, std::strerror(error), flag_))
+      .at_path(path_)
+      .at_field(flag_);
+}
 
 void handle_signals() {
   struct sigaction action {};
@@ -205,6 +248,11 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
   return o;
 }
 
+void note_device(const RunFlags& f, const Common& common) {
+  if (f.device != "auto") return;
+  log(common, Level::kInfo, "runs on the CPU: this version has no kernels for a GPU");
+}
+
 void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
                   const std::string& what) {
   for (const std::string& flag : flags) {
@@ -280,6 +328,14 @@ std::string lossless(const std::string& text) {
     if (ok) out.append(text, i, n);
     if (!ok) out += "\xef\xbf\xbd";
     i += ok ? n : 1;
+  }
+  return out;
+}
+
+std::string one_line(const std::string& text) {
+  std::string out = text;
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
   }
   return out;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -25,6 +26,8 @@ struct Common {
 enum class Level : uint8_t { kDebug, kInfo, kWarning, kError };
 void log(const Common& common, Level level, const std::string& text);
 
+bool shows(const Common& common, Level level);  // whether log() would print it
+
 void print_json(const json::object& value);  // one line on stdout
 void print_text(const std::string& text);    // to stdout, as it is
 
@@ -34,6 +37,25 @@ void handle_signals();
 extern volatile bool g_stop;
 int caught_signal();
 void throw_if_stopped();  // Error(kInterrupted)
+
+// A file that appears under its name when it is whole: written beside it, renamed by commit(),
+// removed when that never comes. What is there and is no regular file (/dev/stdout) is written as
+// it is.
+class OutputFile {
+ public:
+  OutputFile(std::string path, const char* flag);
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+  void write(const void* data, size_t bytes);
+  void commit();
+
+ private:
+  [[noreturn]] void fail(int error) const;
+  std::string path_, temporary_;  // temporary_ is empty once there is nothing to remove
+  const char* flag_;
+  std::FILE* file_;
+};
 
 struct Silent {
   int exit_code;
@@ -65,6 +87,7 @@ struct RunFlags {
 };
 void add_run_flags(CLI::App& command, RunFlags& flags);
 SessionOptions session_options(const RunFlags& flags, const Common& common, ProgressBar* bar);
+void note_device(const RunFlags& flags, const Common& common);  // where it runs, and why there
 Bytes parse_size(const std::string& text, const char* flag,
                  std::optional<Bytes> whole = std::nullopt);
 
@@ -79,6 +102,7 @@ std::vector<int32_t> parse_ids(const std::string& text);  // "1,2,3"
 json::array ids_json(std::span<const int32_t> ids);
 std::string read_stdin();
 std::string lossless(const std::string& text);  // invalid UTF-8 replaced, for JSON
+std::string one_line(const std::string& text);  // control characters replaced, for messages
 
 // A command: registers its flags on `app` and gives what runs it.
 struct Command {

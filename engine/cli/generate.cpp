@@ -60,10 +60,12 @@ std::vector<int32_t> stop_ids(const ModelFolder& folder) {
 }
 
 SamplingParams sampling(const GenerateFlags& flags, const ModelFolder& folder) {
-  bool samples = false;
+  // A model that samples says so; a temperature on the command line asks for it too, and then the
+  // model's own top_k and top_p stand where no flag does.
+  bool samples = flags.temperature.value_or(0) > 0;
   if (folder.generation_config) {
     const json::value* v = folder.generation_config->if_contains("do_sample");
-    samples = v != nullptr && v->is_bool() && v->as_bool();
+    samples |= v != nullptr && v->is_bool() && v->as_bool();
   }
   SamplingParams p;
   p.temperature = flags.temperature.value_or(
@@ -198,6 +200,7 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
                   Generator::demand(requests));
   bar.finish();
+  note_device(flags.run, common);
   RouteTrace routes(session, flags.route_trace);
   Generator generator(session);
   Printer printer(tokenizer.get(), !common.json && requests.size() == 1);
@@ -226,8 +229,9 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
       }
     }
   }
-  if (common.quiet || common.json) return;
+  if (common.json || !shows(common, Level::kInfo)) return;
   log(common, Level::kInfo, summary_line(session, timings));
+  if (common.log_format == "json") return log(common, Level::kInfo, to_text(swap_json(session)));
   fmt::print(stderr, "{}", swap_table(session));
 }
 
@@ -238,16 +242,15 @@ struct LogitsFlags {
   RunFlags run;
 };
 
-// A NumPy file, format 1.0: float32, C order.
-void write_npy_header(std::FILE* file, uint64_t rows, uint64_t columns) {
-  std::string header =
+// The header of a NumPy file, format 1.0: float32, C order.
+std::string npy_header(uint64_t rows, uint64_t columns) {
+  std::string text =
       fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
-  header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
-  header += '\n';
-  const auto length = static_cast<uint16_t>(header.size());
-  std::fwrite("\x93NUMPY\x01\x00", 1, 8, file);
-  std::fwrite(&length, 2, 1, file);
-  std::fwrite(header.data(), 1, header.size(), file);
+  text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
+  text += '\n';
+  const auto low = static_cast<char>(text.size() & 0xff);
+  const auto high = static_cast<char>(text.size() >> 8);
+  return std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
 }
 
 void run_logits(const LogitsFlags& flags, const Common& common) {
@@ -273,32 +276,15 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
   Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
                   demand);
   bar.finish();
-  const std::string temporary = flags.output + ".partial";
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(temporary.c_str(), "wb"),
-                                                             std::fclose);
-  if (!file) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output))
-        .at_path(flags.output);
-  }
-  bool ok = true;
-  write_npy_header(file.get(), ids.size(), session.folder().config.vocab_size);
-  try {
-    score(session, ids, [&](uint32_t, std::span<const float> row) {
-      throw_if_stopped();
-      ok = ok && std::fwrite(row.data(), sizeof(float), row.size(), file.get()) == row.size();
-    });
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
-  }
-  ok = ok && std::fflush(file.get()) == 0 &&
-       std::rename(temporary.c_str(), flags.output.c_str()) == 0;
-  if (!ok) {
-    ::unlink(temporary.c_str());
-    throw Error(ErrorCode::kIo,
-                fmt::format("{}: writing failed; check the space on that disk", flags.output))
-        .at_path(flags.output);
-  }
+  note_device(flags.run, common);
+  OutputFile file(flags.output, "-o");
+  const std::string header = npy_header(ids.size(), session.folder().config.vocab_size);
+  file.write(header.data(), header.size());
+  score(session, ids, [&](uint32_t, std::span<const float> row) {
+    throw_if_stopped();
+    file.write(row.data(), row.size_bytes());
+  });
+  file.commit();
   session.finish_trace();
   if (common.json) {
     print_json({{"model", session.folder().path},

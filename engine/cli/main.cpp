@@ -1,13 +1,14 @@
 // The `headrace` program: one table of commands, one place where errors become exit codes.
 #include <fmt/format.h>
 #include <malloc.h>
-#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <new>
 
+#include "engine/cli/arguments.h"
 #include "engine/cli/common.h"
 
 namespace headrace::engine::cli {
@@ -19,9 +20,9 @@ constexpr AddCommand kCommands[] = {add_generate, add_logits,  add_tokenize, add
                                     add_profile,  add_store,   add_version};
 
 // Commands of the contract that this version does not have yet.
-constexpr std::pair<const char*, const char*> kLaterCommands[] = {
-    {"train", "training"},     {"export", "training"},  {"merge", "adapters"},
-    {"perplexity", "scoring"}, {"bench", "benchmarks"}, {"serve", "the server"}};
+const std::vector<LaterCommand> kLaterCommands = {
+    {"train", "training is"},     {"export", "training is"},   {"merge", "adapters are"},
+    {"perplexity", "scoring is"}, {"bench", "benchmarks are"}, {"serve", "the server is"}};
 
 int exit_code(const Error& e) {
   switch (e.code()) {
@@ -36,130 +37,25 @@ int exit_code(const Error& e) {
   }
 }
 
+// The message carries required_bytes in full: a script that has only the line needs no JSON.
+std::string message_of(const Error& e) {
+  const std::string text = e.what(), bytes = std::to_string(e.required_bytes());
+  if (e.required_bytes() == 0 || text.find(bytes) != std::string::npos) return text;
+  return fmt::format("{} (required_bytes {})", text, bytes);
+}
+
 int report(const Common& common, const Error& e) {
+  const std::string message = message_of(e);
+  log(common, Level::kError, message);
   if (common.json) {
-    json::object error{{"type", name_of(e.code())}, {"message", lossless(e.what())}};
+    json::object error{{"type", name_of(e.code())}, {"message", lossless(message)}};
     if (!e.path().empty()) error["path"] = lossless(e.path());
     if (!e.field().empty()) error["field"] = lossless(e.field());
     if (e.required_bytes() != 0) error["required_bytes"] = e.required_bytes();
     fmt::print("{}\n", to_text(json::object{{"error", error}}));
     std::fflush(stdout);
   }
-  log(common, Level::kError, e.what());
   return exit_code(e);
-}
-
-size_t distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-std::string nearest(const std::string& word, const std::vector<std::string>& known) {
-  std::string best;
-  size_t least = std::max<size_t>(3, word.size() / 2 + 1);
-  for (const std::string& k : known) {
-    const size_t d = distance(word, k);
-    if (d < least) least = d, best = k;
-  }
-  return best;
-}
-
-std::vector<std::string> flags_of(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::App* a = &app; a != nullptr; a = a->get_parent()) {
-    for (const CLI::Option* o : a->get_options()) {
-      for (const std::string& n : o->get_lnames()) names.push_back("--" + n);
-      for (const std::string& n : o->get_snames()) names.push_back("-" + n);
-    }
-  }
-  return names;
-}
-
-// What is on the line that no option took: an unknown flag, or an unknown command.
-Error unknown(const CLI::App& app, const std::string& word) {
-  const bool flag = !word.empty() && word[0] == '-';
-  const std::string bare = word.substr(0, word.find('='));
-  std::vector<std::string> known;
-  if (flag) {
-    known = flags_of(app);
-  } else {
-    for (const CLI::App* s : app.get_subcommands([](const CLI::App*) { return true; })) {
-      known.push_back(s->get_name());
-    }
-  }
-  for (const auto& [name, what] : kLaterCommands) {
-    if (!flag && word == name) {
-      return Error(ErrorCode::kUsage,
-                   fmt::format("{}: {} is not in this version; see `headrace --help`", word, what))
-          .at_field(word);
-    }
-  }
-  const std::string near = nearest(bare, known);
-  const std::string advice =
-      near.empty() ? "see --help" : fmt::format("did you mean {}? See --help", near);
-  return Error(ErrorCode::kUsage,
-               fmt::format("{}: unknown {}; {}", bare, flag ? "flag" : "argument", advice))
-      .at_field(bare);
-}
-
-// Values of --config FILE.yaml become flags, behind those of the command line and of the
-// environment.
-void append_config(const CLI::App& command, const std::string& path,
-                   std::vector<std::string>& args) {
-  YAML::Node root;
-  try {
-    root = YAML::LoadFile(path);
-  } catch (const YAML::Exception& e) {
-    throw Error(ErrorCode::kUsage, fmt::format("{}: {}; mend the file", path, e.what()))
-        .at_path(path);
-  }
-  if (!root.IsMap()) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("{}: not a mapping; write lines like `memory: 8GiB`", path))
-        .at_path(path);
-  }
-  for (const auto& item : root) {
-    std::string key = item.first.as<std::string>();
-    const std::string written = key;
-    std::replace(key.begin(), key.end(), '_', '-');
-    const std::vector<std::string> known = flags_of(command);
-    if (std::find(known.begin(), known.end(), "--" + key) == known.end() || key == "config") {
-      const std::string near = nearest("--" + key, known);
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: unknown key {}; {}", path, written,
-                              near.empty() ? "see --help" : "did you mean " + near.substr(2) + "?"))
-          .at_path(path)
-          .at_field(written);
-    }
-    const CLI::Option* option = command.get_option_no_throw("--" + key);
-    if (option == nullptr) option = command.get_parent()->get_option_no_throw("--" + key);
-    const bool in_environment = option != nullptr && !option->get_envname().empty() &&
-                                std::getenv(option->get_envname().c_str()) != nullptr;
-    if (in_environment || (option != nullptr && option->count() != 0)) continue;
-    const auto add = [&](const YAML::Node& value) {
-      const std::string text = value.as<std::string>();
-      if (option != nullptr && option->get_expected_max() == 0) {
-        if (text == "true") args.push_back("--" + key);
-      } else {
-        args.push_back("--" + key + "=" + text);
-      }
-    };
-    if (item.second.IsSequence()) {
-      for (const YAML::Node& value : item.second) add(value);
-    } else {
-      add(item.second);
-    }
-  }
 }
 
 struct Program {
@@ -185,6 +81,8 @@ struct Program {
     app.add_option("--config", common.config, "flags as a YAML file: `memory: 8GiB`");
     for (AddCommand add : kCommands) commands.push_back(add(app, common));
     for (Command& c : commands) c.app->fallthrough();
+    app.set_version_flag("--version", "headrace " HEADRACE_VERSION, "print the version");
+    name_variables(app);
   }
 
   Command* chosen() {
@@ -193,60 +91,86 @@ struct Program {
     }
     return nullptr;
   }
+  CLI::App& command() { return chosen() != nullptr ? *chosen()->app : app; }
 
-  void parse(std::vector<std::string> args) {
-    std::reverse(args.begin(), args.end());  // CLI11 takes them from the back
+  void parse(const std::vector<std::string>& args) {
     try {
-      app.parse(std::move(args));
+      app.parse(std::vector<std::string>(args.rbegin(), args.rend()));  // it takes from the back
     } catch (const CLI::ExtrasError&) {
-      const Command* c = chosen();
-      const CLI::App& where = c != nullptr ? *c->app : app;
       std::vector<std::string> left = app.remaining(true);
       std::stable_partition(left.begin(), left.end(),
-                            [](const std::string& w) { return w[0] == '-'; });
-      throw unknown(where, left.empty() ? "?" : left.front());
+                            [](const std::string& w) { return w.starts_with('-'); });
+      throw unknown_word(command(), left.empty() ? "?" : left.front(), kLaterCommands);
+    } catch (const CLI::RequiredError& e) {
+      if (std::string_view(e.what()).find("subcommand") == std::string_view::npos)
+        throw usage_error(command(), e, args);
+      throw no_command(args);
+    } catch (const CLI::Success&) {
+      throw;  // --help, --version
+    } catch (const CLI::ParseError& e) {
+      throw usage_error(command(), e, args);
     }
+  }
+
+  // No command, or none of a command's own, such as `store list`: a wrong word, or nothing at all.
+  Error no_command(const std::vector<std::string>& args) {
+    for (const std::string& word : args) {
+      const bool flag = word.starts_with('-');
+      const bool known = flag ? app.get_option_no_throw(word.substr(0, word.find('='))) != nullptr
+                              : chosen() != nullptr && word == command().get_name();
+      if (!known) return unknown_word(command(), word, kLaterCommands);
+    }
+    std::string names;
+    for (const CLI::App* s : command().get_subcommands([](const CLI::App*) { return true; }))
+      names += (names.empty() ? "" : ", ") + s->get_name();
+    return Error(ErrorCode::kUsage,
+                 fmt::format("{}: no command; give one of {}", command().get_name(), names));
   }
 };
 
+bool wants_json(const std::vector<std::string>& args) {
+  const char* variable = std::getenv("HEADRACE_JSON");
+  const std::string value = variable != nullptr ? variable : "";
+  return value == "1" || value == "true" ||
+         std::find(args.begin(), std::find(args.begin(), args.end(), "--"), "--json") != args.end();
+}
+
 int run(std::vector<std::string> args) {
   auto program = std::make_unique<Program>();
-  const bool json = std::find(args.begin(), args.end(), "--json") != args.end();
-  Common fallback;  // when parsing fails before the flags are known
-  fallback.json = json;
+  program->common.json = wants_json(args);  // holds for what parsing refuses too
   try {
     try {
       program->parse(args);
-      if (!program->common.config.empty()) {
-        const std::string path = program->common.config;
-        append_config(*program->chosen()->app, path, args);
+      if (const std::string path = program->common.config; !path.empty()) {
+        append_config(program->command(), path, args);
         program = std::make_unique<Program>();
+        program->common.json = wants_json(args);
         program->parse(args);
       }
-    } catch (const CLI::Success& e) {  // --help
+    } catch (const CLI::Success& e) {
       return program->app.exit(e);
-    } catch (const CLI::ParseError& e) {
-      std::string text = e.what();
-      if (text.find("subcommand is required") != std::string::npos && args.size() > 0) {
-        throw unknown(program->app, args.front());
-      }
-      throw Error(ErrorCode::kUsage, fmt::format("command line: {}; see --help", text));
     }
     handle_signals();
     program->chosen()->run();
     return 0;
   } catch (const Error& e) {
-    return report(program->common.json || json
-                      ? (fallback.log_format = program->common.log_format, fallback)
-                      : program->common,
-                  e);
+    return report(program->common, e);
   } catch (const Silent& s) {
     return s.exit_code;
   } catch (const std::bad_alloc&) {
-    return report(fallback, Error(ErrorCode::kFailed,
-                                  "memory: the system has none left; give a smaller --memory"));
+    return report(
+        program->common,
+        Error(ErrorCode::kFailed, "memory: the system has none left; give a smaller --memory"));
+  } catch (const std::filesystem::filesystem_error& e) {
+    const std::string path = e.path1().string();
+    return report(program->common,
+                  Error(ErrorCode::kIo, fmt::format("{}: {}; check the path and its permissions",
+                                                    path, e.code().message()))
+                      .at_path(path));
   } catch (const std::exception& e) {
-    return report(fallback, Error(ErrorCode::kFailed, fmt::format("unexpected: {}", e.what())));
+    return report(
+        program->common,
+        Error(ErrorCode::kFailed, fmt::format("unexpected: {}; please report it", e.what())));
   }
 }
 

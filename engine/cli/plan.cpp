@@ -1,8 +1,8 @@
 // `headrace plan`: the same planner as a run; needs no weights.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "engine/cli/common.h"
 #include "engine/report.h"
@@ -50,12 +50,10 @@ void run_plan(const Flags& flags, const Common& common) {
   ThreadPool pool(options.threads != 0 ? options.threads : 1);
   const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool);
   if (!flags.output.empty()) {
-    std::ofstream file(flags.output, std::ios::trunc);
-    file << scheduler::print_plan(planned->plan);
-    if (!file.flush()) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check -o", flags.output))
-          .at_path(flags.output);
-    }
+    const std::string text = scheduler::print_plan(planned->plan);
+    OutputFile file(flags.output, "-o");
+    file.write(text.data(), text.size());
+    file.commit();
   }
   if (common.json) {
     return print_json({{"model", name},

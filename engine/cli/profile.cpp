@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 
 #include "engine/cli/common.h"
 
@@ -33,6 +34,8 @@ int run_self(const std::vector<std::string>& args) {
   }
   int status = 0;
   while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    if (caught_signal() != 0)
+      ::kill(child, caught_signal());  // it cleans up, then we end as it did
   }
   if (child < 0) throw Error(ErrorCode::kFailed, "profile: no process could be started; try again");
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -42,6 +45,22 @@ void report(const std::string& path, const Common& common) {
   const TraceReport trace = read_trace(path);
   if (common.json) return print_json(to_json(trace));
   print_text(to_text(trace));
+}
+
+// The program's own flags in front of `--` hold for the command too, unless it has its own.
+void hand_down(const Common& common, std::vector<std::string>& command) {
+  const Common usual;
+  const auto add = [&](const std::string& flag, const std::string& value) {
+    for (const std::string& word : command) {
+      if (word == flag || word.starts_with(flag + "=")) return;
+    }
+    command.push_back(value.empty() ? flag : flag + "=" + value);
+  };
+  if (common.json) add("--json", "");
+  if (common.quiet) add("--quiet", "");
+  if (common.log_level != usual.log_level) add("--log-level", common.log_level);
+  if (common.log_format != usual.log_format) add("--log-format", common.log_format);
+  if (common.color != usual.color) add("--color", common.color);
 }
 
 void run_profile(const Flags& flags, const Common& common) {
@@ -68,10 +87,12 @@ void run_profile(const Flags& flags, const Common& common) {
         .at_field("COMMAND");
   }
   const std::string path = flags.output.empty() ? "headrace-trace.json.gz" : flags.output;
-  command.push_back("--trace");
-  command.push_back(path);
+  command.insert(command.end(), {"--trace", path});
+  hand_down(common, command);
   if (const int code = run_self(command); code != 0) throw Silent{code};
-  if (common.json) return;  // the command's own object is the one on stdout
+  if (common.json || !shows(common, Level::kInfo)) return;  // stdout has the command's own object
+  if (common.log_format == "json")
+    return log(common, Level::kInfo, headrace::to_text(to_json(read_trace(path))));
   fmt::print(stderr, "\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)),
              path);
 }

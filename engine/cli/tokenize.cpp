@@ -57,7 +57,15 @@ Command add_detokenize(CLI::App& app, Common& common) {
   c->add_flag("--skip-special", flags->skip_special, "leave special tokens out");
   return {c, [flags, &common] {
             const auto tokenizer = required_tokenizer(flags->model);
-            const std::string text = tokenizer->decode(parse_ids(flags->ids), flags->skip_special);
+            const std::vector<int32_t> ids = parse_ids(flags->ids);
+            for (const int32_t id : ids) {
+              if (static_cast<size_t>(id) < tokenizer->vocabulary_size()) continue;
+              throw Error(ErrorCode::kUsage,
+                          fmt::format("--ids: token {} is outside the vocabulary; give 0 to {}", id,
+                                      tokenizer->vocabulary_size() - 1))
+                  .at_field("--ids");
+            }
+            const std::string text = tokenizer->decode(ids, flags->skip_special);
             if (common.json) return print_json({{"text", lossless(text)}});
             print_text(text + "\n");
           }};
