@@ -70,7 +70,9 @@ class Builder {
     double exact = 0;
     const auto read = std::from_chars(text_.data(), text_.data() + text_.size(), exact);
     if (read.ec == std::errc{}) value = exact;  // out of range: infinite, or as good as zero
-    if (!std::isfinite(value)) return refuse(fmt::format("number {} is not finite", text_), ec);
+    if (!std::isfinite(value)) {
+      return refuse(fmt::format("number {} is not finite", quoted(text_)), ec);
+    }
     return number(value, ec);
   }
 
@@ -91,7 +93,7 @@ class Builder {
     }
     const auto [at, added] = open_.back()->get_object().emplace(key_, std::move(value));
     if (!added) {
-      refuse(fmt::format("key \"{}\" appears twice in an object", key_), ec);
+      refuse(fmt::format("key \"{}\" appears twice in an object", quoted(key_)), ec);
       return nullptr;
     }
     key_.clear();
@@ -108,9 +110,12 @@ class Builder {
     text_.clear();
     return add(json::value(value), ec) != nullptr;
   }
+  // What the file says, cut short; what is wrong with it must stay in sight.
+  static std::string quoted(const std::string& text) {
+    constexpr size_t kQuotedMax = 120;
+    return text.size() > kQuotedMax ? text.substr(0, kQuotedMax) + "…" : text;
+  }
   bool refuse(std::string reason, json::error_code& ec) {
-    constexpr size_t kReasonMax = 200;  // it may quote the file
-    if (reason.size() > kReasonMax) reason = reason.substr(0, kReasonMax) + "…";
     reason_ = std::move(reason);
     ec = json::error::syntax;
     return false;

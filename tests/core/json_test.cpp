@@ -61,6 +61,13 @@ TEST(Json, RefusesEqualKeysAtAnyDepth) {
   EXPECT_NO_THROW(parse_json(R"([{"a":1},{"a":{"a":2}}])", "t"));
 }
 
+TEST(Json, SaysWhatIsWrongBehindALongQuotation) {
+  const std::string digits(400, '9'), key(400, 'k');
+  EXPECT_TRUE(contains(refusal("[" + digits + "]"), "… is not finite"));
+  EXPECT_TRUE(contains(refusal("{\"" + key + "\":1,\"" + key + "\":2}"), "twice"));
+  EXPECT_LT(refusal("[" + digits + "]").size(), 300u);
+}
+
 TEST(Json, RefusesWhatIsNotFinite) {
   for (const char* text : {"1e999", "[-1e999]", "1e309", "179769313486231580793e289"}) {
     EXPECT_TRUE(contains(refusal(text), "not finite")) << text;
