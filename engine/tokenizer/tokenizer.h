@@ -44,8 +44,8 @@ class Tokenizer {
   virtual std::string decode(std::span<const int32_t> ids, bool skip_special = true) const = 0;
   // Holds back what a later id can still change; must not outlive the tokenizer.
   virtual std::unique_ptr<Decoding> start_decoding(bool skip_special = true) const = 0;
-  virtual std::string token(
-      int32_t id) const = 0;  // as in the vocabulary: "Ġthe", "<0x0A>"; "" for none
+  // As in the vocabulary: "Ġthe", "<0x0A>"; "" for none.
+  virtual std::string token(int32_t id) const = 0;
   virtual size_t vocabulary_size() const = 0;  // highest id + 1
 };
 
