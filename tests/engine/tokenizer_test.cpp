@@ -251,8 +251,8 @@ void expect_refused(const json::value& file, ErrorCode code, const std::string& 
 }
 
 TEST(TokenizerFile, MergesMayStandBeforeTheVocabularyAndBePairs) {
-  const std::string text =
-      R"({"model":{"merges":[["a","b"],["ab"," c"]],"vocab":{"a":0,"b":1,"ab":2," c":7,"ab c":9}}})";
+  const std::string text = R"({"model":{"merges":[["a","b"],["ab"," c"]],)"
+                           R"("vocab":{"a":0,"b":1,"ab":2," c":7,"ab c":9}}})";
   const auto tokenizer = load_text(text);
   EXPECT_THAT(tokenizer->encode("abab"), ElementsAre(2, 2));
   EXPECT_EQ(tokenizer->vocabulary_size(), 10U);
@@ -348,7 +348,8 @@ TEST(TokenizerFile, RefusesWhatIsWrong) {
       {"/pre_tokenizer", R"({"type":"ByteLevel"})", "add_prefix_space"},
       {"/decoder", R"({"type":"Strip","content":"ab","start":0,"stop":0})", "one character"},
       {"/post_processor",
-       R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],"special_tokens":{}})",
+       R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"x"}}],)"
+       R"("special_tokens":{}})",
        "special_tokens"},
   };
   for (const auto& [at, value, part] : cases) {
@@ -378,9 +379,10 @@ TEST(TokenizerFile, RefusesDamage) {
 
 TEST(TokenizerFile, LimitsHostileExpressions) {
   json::value file = small_file();
-  file.at("pre_tokenizer") = parse_json(
-      R"({"type":"Split","pattern":{"Regex":"(?:a|aa)+[xy]"},"behavior":"Isolated","invert":false})",
-      "value");
+  file.at("pre_tokenizer") =
+      parse_json(R"({"type":"Split","pattern":{"Regex":"(?:a|aa)+[xy]"},"behavior":"Isolated",)"
+                 R"("invert":false})",
+                 "value");
   const auto tokenizer = load_text(to_text(file));
   EXPECT_THROW(tokenizer->encode(std::string(5000, 'a')), Error);
   file.at("pre_tokenizer").at("pattern").at("Regex") = "(?:(?:(?:a{1,99}b){1,99}){1,99}){1,99}";

@@ -44,7 +44,8 @@ std::vector<std::string> files() {
       file_of(R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":true,"use_regex":true},)"
               R"("decoder":{"type":"ByteLevel"},)",
               ""),
-      file_of(R"("normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"\u2581"},)"
+      file_of(R"("normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend",)"
+              R"("prepend":"\u2581"},)"
               R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"}]},)"
               R"("post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":)"
               R"("<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"special_tokens":)"
