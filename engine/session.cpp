@@ -126,6 +126,9 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
        ; concurrent /= 2) {
     planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
                                       tokenizer_bytes, demand, concurrent, k.isa);
+    if (!options.trace_file.empty()) {  // the events, and as much again while they are written
+      planned->workload.needs.base += round_up(2 * kTraceEvents * sizeof(TraceEvent), kBlock);
+    }
     try {
       if (options.plan_file.empty()) {
         planned->plan = scheduler::search(planned->workload, planned->machine, planned->budgets,

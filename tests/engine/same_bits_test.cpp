@@ -1,5 +1,5 @@
-// Any budget, the same bits; predicted bytes equal counted bytes. Random models, budgets, policies, depths,
-// I/O engines, thread counts, batches, two tiers and three.
+// Any budget, the same bits; predicted bytes equal counted bytes. Random models, budgets, policies,
+// depths, I/O engines, thread counts, batches, two tiers and three.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -61,7 +61,8 @@ SessionOptions vary(Random& random, const SessionOptions& base) {
 }
 
 std::string describe(const SessionOptions& o) {
-  return "memory " + std::to_string(o.memory.value_or(0)) + " policy " + o.choices.policy + " depth " +
+  return "memory " + std::to_string(o.memory.value_or(0)) + " policy " + o.choices.policy +
+         " depth " +
          (o.choices.prefetch_depth ? std::to_string(*o.choices.prefetch_depth) : "auto") + " io " +
          o.io_engine + " threads " + std::to_string(o.threads) + " device " +
          std::to_string(o.device_memory.value_or(0));
@@ -129,7 +130,8 @@ TEST(SameBits, LogitsAreEqualToTheBit) {
     const std::vector<float> expected = test::logits_of(c.model, whole, ids);
     for (int v = 0; v < 3; ++v) {
       SessionOptions o = vary(random, c.base);
-      o.memory = test::smallest_budget(c.model, o, {{ids, {.max_tokens = 1}, {}}}) + random.below(3 * kMiB);
+      o.memory = test::smallest_budget(c.model, o, {{ids, {.max_tokens = 1}, {}}}) +
+                 random.below(3 * kMiB);
       SCOPED_TRACE(describe(o));
       const std::vector<float> got = test::logits_of(c.model, o, ids);
       ASSERT_EQ(got.size(), expected.size());
@@ -149,6 +151,56 @@ TEST(SameBits, ARequestAloneEqualsTheRequestInABatch) {
     const test::RunResult together = test::run({c.model, whole, c.requests});
     for (size_t r = 0; r < c.requests.size(); ++r) {
       EXPECT_EQ(test::run({c.model, whole, {c.requests[r]}}).tokens[0], together.tokens[r]);
+    }
+  }
+}
+
+// A model eight times the device: the same tokens as in one tier at every prefetch depth, dense and
+// sparse, and the device holds no more than its cap (D-C1).
+TEST(SameBits, AModelEightTimesTheDevice) {
+  Random random(test::seed(), 8);
+  for (const char* family : {"llama", "mixtral"}) {
+    SCOPED_TRACE(family);
+    const test::TempFolder folder;
+    const std::string model = folder.path_of("m");
+    engine::synthesize(model,
+                       {.family = family,
+                        .set = {{"hidden_size", 512},
+                                {"intermediate_size", 1408},
+                                {"num_hidden_layers", 8},
+                                {"num_attention_heads", 8},
+                                {"num_key_value_heads", 4},
+                                {"head_dim", 64},
+                                {"vocab_size", 2000},
+                                {"num_local_experts", 6},
+                                {"num_experts_per_tok", 2}},
+                        .dtype = "float32",
+                        .seed = random.next_u64()},
+                       {});
+    std::vector<Request> requests(2);
+    for (Request& r : requests) {
+      r.prompt = test::random_ids(random, 2000, random.between(3, 30));
+      r.sampling = {.max_tokens = 6, .ignore_eos = true};
+    }
+    SessionOptions o;
+    o.store = folder.path_of("stores");
+    o.cache = folder.path_of("cache");
+    o.memory = 2 * kGiB;
+    const test::RunResult whole = test::run({model, o, requests});
+    Bytes weights = 0;
+    for (const auto& row : whole.counted) weights += row.bytes;
+    for (uint32_t depth : {0u, 1u, 2u}) {
+      SCOPED_TRACE(depth);
+      o.device_memory = weights / 8;
+      o.choices = {.policy = depth == 0 ? "auto" : "pin", .prefetch_depth = depth};
+      for (Bytes memory : {2 * kGiB, 0 * kGiB}) {
+        o.memory = memory != 0 ? memory : test::smallest_budget(model, o, requests) + 2 * kMiB;
+        const test::RunResult result = test::run({model, o, requests});
+        EXPECT_EQ(result.tokens, whole.tokens);
+        expect_exact(result);
+        EXPECT_LE(result.device_bytes, weights / 8);
+        EXPECT_GT(result.device_bytes, 0u);
+      }
     }
   }
 }
@@ -203,7 +255,8 @@ TEST(Exact, CountedEqualsWhatTheKernelCounted) {
       session.counted();  // drains, so that nothing is in flight at the first mark
       const auto disk = [&] {
         Bytes sum = 0;
-        for (const auto& row : session.counted()) sum += row.edge.from == Tier::kDisk ? row.bytes : 0;
+        for (const auto& row : session.counted())
+          sum += row.edge.from == Tier::kDisk ? row.bytes : 0;
         return sum;
       };
       const Bytes kernel_before = kernel_read_bytes(), ours_before = disk();

@@ -46,13 +46,14 @@ inline void make_model(const std::string& path, Random& random, const std::strin
 
 struct RunResult {
   std::vector<std::vector<int32_t>> tokens;
-  std::vector<float> logits;                   // of every row sampled from, in order
+  std::vector<float> logits;  // of every row sampled from, in order
   std::vector<scheduler::ByteRow> predicted;
   std::vector<swap::LedgerRow> counted;
   scheduler::HoleBytes holes;
   Bytes decided = 0;
   engine::ExecutorCounters executor;
   std::string policy;
+  Bytes device_bytes = 0;  // of its arena
 };
 
 struct RunSpec {
@@ -75,15 +76,17 @@ inline RunResult run(const RunSpec& spec) {
   result.decided = session.decided_bytes();
   result.executor = session.executor().counters();
   result.policy = session.plan().policy;
+  result.device_bytes = session.plan().arena_bytes[0];
   return result;
 }
 
 inline std::vector<float> logits_of(const std::string& model, const engine::SessionOptions& options,
                                     const std::vector<int32_t>& ids) {
   engine::ModelFolder folder = engine::open_model(model);
-  engine::Session session(
-      std::move(folder), 0, options,
-      {.prompt_tokens = {static_cast<uint32_t>(ids.size())}, .max_tokens = {0}, .all_logits = true});
+  engine::Session session(std::move(folder), 0, options,
+                          {.prompt_tokens = {static_cast<uint32_t>(ids.size())},
+                           .max_tokens = {0},
+                           .all_logits = true});
   std::vector<float> all;
   engine::score(session, ids, [&](uint32_t, std::span<const float> row) {
     all.insert(all.end(), row.begin(), row.end());
@@ -91,8 +94,8 @@ inline std::vector<float> logits_of(const std::string& model, const engine::Sess
   return all;
 }
 
-// The smallest budget for which `options` succeed, as the refusal names it. A device that is too small
-// is made as large as its own refusal asks for.
+// The smallest budget for which `options` succeed, as the refusal names it. A device that is too
+// small is made as large as its own refusal asks for.
 inline Bytes smallest_budget(const std::string& model, engine::SessionOptions& options,
                              const std::vector<engine::Request>& requests) {
   for (Bytes memory : {4 * kGiB, kMiB}) {
