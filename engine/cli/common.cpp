@@ -48,6 +48,17 @@ bool colored(const Common& common) {
   return common.color == "always" || (common.color == "auto" && ::isatty(STDERR_FILENO) != 0);
 }
 
+// A trace is written when all is done: too late to learn that its folder is not there.
+void check_folder(const std::string& file, const char* flag) {
+  if (file.empty()) return;
+  const std::filesystem::path parent = std::filesystem::absolute(file).parent_path();
+  if (::access(parent.c_str(), W_OK | X_OK) == 0) return;
+  throw Error(ErrorCode::kIo,
+              fmt::format("{}: cannot be written: {}; check {}", file, std::strerror(errno), flag))
+      .at_path(file)
+      .at_field(flag);
+}
+
 }  // namespace
 
 bool shows(const Common& common, Level level) {
@@ -239,6 +250,7 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
   o.machine_file = f.machine;
   o.plan_file = f.plan;
   o.trace_file = f.trace;
+  check_folder(f.trace, "--trace");
   if (bar != nullptr) {
     o.progress = [bar](const char* what, Bytes done, Bytes total) {
       bar->update(what, done, total);

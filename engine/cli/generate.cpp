@@ -31,14 +31,15 @@ std::optional<T> configured(const ModelFolder& folder, const char* key) {
   if (!folder.generation_config) return std::nullopt;
   const json::value* v = folder.generation_config->if_contains(key);
   if (v == nullptr || v->is_null()) return std::nullopt;
-  if (!v->is_number()) {
-    throw Error(ErrorCode::kFormat,
-                fmt::format("{}/generation_config.json: {} must be a number; mend or remove it",
-                            folder.path, key))
-        .at_path(folder.path + "/generation_config.json")
-        .at_field(key);
-  }
-  return v->to_number<T>();
+  boost::system::error_code inexact;
+  const T value = v->is_number() ? v->to_number<T>(inexact) : T{};
+  if (v->is_number() && !inexact) return value;
+  const char* wanted = std::is_integral_v<T> ? "a whole number of 0 or more" : "a number";
+  throw Error(ErrorCode::kFormat,
+              fmt::format("{}/generation_config.json: {}: not {}; mend or remove it", folder.path,
+                          key, wanted))
+      .at_path(folder.path + "/generation_config.json")
+      .at_field(key);
 }
 
 std::vector<int32_t> stop_ids(const ModelFolder& folder) {
@@ -272,12 +273,12 @@ void run_logits(const LogitsFlags& flags, const Common& common) {
   const std::vector<int32_t>& ids = requests[0].prompt;
   Demand demand = Generator::demand(requests);
   demand.all_logits = true;
+  OutputFile file(flags.output, "-o");  // first: hours later is no time to learn of a wrong path
   ProgressBar bar(common);
   Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
                   demand);
   bar.finish();
   note_device(flags.run, common);
-  OutputFile file(flags.output, "-o");
   const std::string header = npy_header(ids.size(), session.folder().config.vocab_size);
   file.write(header.data(), header.size());
   score(session, ids, [&](uint32_t, std::span<const float> row) {
@@ -317,7 +318,9 @@ Command add_generate(CLI::App& app, Common& common) {
   c->add_option("--temperature", flags->temperature, "0: greedy (default)");
   c->add_option("--top-k", flags->top_k, "sample among the K most likely (0: off)");
   c->add_option("--top-p", flags->top_p, "sample among the most likely that reach P (1: off)");
-  c->add_option("--seed", flags->seed, "seed of sampling")->capture_default_str();
+  c->add_option("--seed", flags->seed, "seed of sampling")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   c->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end token");
   c->add_option("--route-trace", flags->route_trace,
                 "write the experts of every pass, a JSON line each");

@@ -40,6 +40,17 @@ json::object config_json(const models::ModelConfig& c) {
   return o;
 }
 
+json::array tensors_json(const SafetensorsFolder& files) {
+  json::array list;
+  for (const TensorInfo& t : files.tensors) {
+    json::array shape;
+    for (uint64_t d : t.shape) shape.push_back(d);
+    list.push_back(json::object{
+        {"name", t.name}, {"dtype", name_of(t.dtype)}, {"shape", shape}, {"bytes", t.bytes}});
+  }
+  return list;
+}
+
 void run_inspect(const std::string& path, bool tensors_too, const Common& common) {
   ModelFolder folder = open_model(path);
   const SafetensorsFolder files = open_weights(folder);
@@ -74,16 +85,7 @@ void run_inspect(const std::string& path, bool tensors_too, const Common& common
     out["tokenizer"] = tokenizer
                            ? json::value(json::object{{"vocabulary", tokenizer->vocabulary_size()}})
                            : json::value(nullptr);
-    if (tensors_too) {
-      json::array list;
-      for (const TensorInfo& t : files.tensors) {
-        json::array shape;
-        for (uint64_t d : t.shape) shape.push_back(d);
-        list.push_back(json::object{
-            {"name", t.name}, {"dtype", name_of(t.dtype)}, {"shape", shape}, {"bytes", t.bytes}});
-      }
-      out["tensor_list"] = list;
-    }
+    if (tensors_too) out["tensor_list"] = tensors_json(files);
     return print_json(out);
   }
   const models::ModelConfig& c = folder.config;

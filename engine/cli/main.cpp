@@ -39,7 +39,7 @@ int exit_code(const Error& e) {
 
 // The message carries required_bytes in full: a script that has only the line needs no JSON.
 std::string message_of(const Error& e) {
-  const std::string text = e.what(), bytes = std::to_string(e.required_bytes());
+  const std::string text = one_line(e.what()), bytes = std::to_string(e.required_bytes());
   if (e.required_bytes() == 0 || text.find(bytes) != std::string::npos) return text;
   return fmt::format("{} (required_bytes {})", text, bytes);
 }
@@ -131,8 +131,8 @@ struct Program {
 bool wants_json(const std::vector<std::string>& args) {
   const char* variable = std::getenv("HEADRACE_JSON");
   const std::string value = variable != nullptr ? variable : "";
-  return value == "1" || value == "true" ||
-         std::find(args.begin(), std::find(args.begin(), args.end(), "--"), "--json") != args.end();
+  const auto end = std::find(args.begin(), args.end(), "--");
+  return value == "1" || value == "true" || std::find(args.begin(), end, "--json") != end;
 }
 
 int run(std::vector<std::string> args) {

@@ -74,7 +74,9 @@ Command add_synth(CLI::App& app, Common& common) {
   c->add_option("--dtype", flags->options.dtype, "stored precision")
       ->check(CLI::IsMember({"float32", "bfloat16", "float16"}))
       ->capture_default_str();
-  c->add_option("--seed", flags->options.seed, "seed of the weights")->capture_default_str();
+  c->add_option("--seed", flags->options.seed, "seed of the weights")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   return {c, [flags, &common] { run_synth(*flags, common); }};
 }
 
