@@ -13,11 +13,11 @@ headrace=$PWD/build/release/headrace
 if [ ! -f "$work/model/config.json" ]; then
   rm -rf "$work/model"
   mkdir -p "$work"
-  "$headrace" synth "$work/model" --family llama --size 2GiB --dtype bfloat16
+  "$headrace" synth "$work/model" --family llama --size 2200MiB --dtype bfloat16
 fi
 
 echo
-echo "== a model of 2 GiB, planned for 512 MiB of memory"
+echo "== a model of more than 2 GiB, planned for 512 MiB of memory"
 "$headrace" plan "$work/model" --memory 512MiB --prompt-len 16 --gen-len 32 --store "$work/stores"
 
 echo

@@ -8,77 +8,52 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 quick=${1:-}
 jobs=$(nproc)
-passed=0
-failed=0
-skipped=0
-results=$(mktemp -d)
-trap 'rm -rf "$results"' EXIT
+results=build/test-results
+rm -rf "$results"
+mkdir -p "$results"
 
-say() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
+say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+# A step that is not ctest's: its output and "exit CODE" go to a log that the summary reads.
+step() {  # name command…
+  local log="$results/$1.log" start=$SECONDS
+  timeout 1200 "${@:2}" >"$log" 2>&1 </dev/null
+  local code=$?
+  echo "exit $code" >>"$log"
+  printf '  %-28s %s (%s s)\n' "$1" "$([ $code -eq 0 ] && echo ok || echo FAILED)" $((SECONDS - start))
+  [ $code -eq 0 ] || tail -n 40 "$log"
+  return $code
+}
+
+build() {  # preset target
+  step "configure-$1" cmake --preset "$1" && step "build-$1" cmake --build --preset "$1" -j "$jobs" --target "$2"
+}
+
+tests() {  # preset regex jobs
+  ctest --test-dir "build/$1" -R "$2" -j "$3" --output-on-failure --output-junit "$PWD/$results/$1.xml" 2>&1 |
+    grep -E 'Test +#|Failure|FAILED|seed|tests passed|Error|ERROR|SUMMARY' | grep -v Passed
+}
 
 bash tests/install.sh || { echo "tests/install.sh failed"; exit 1; }
 
-build() {  # preset targets…
-  cmake --preset "$1" >"$results/$1.configure" 2>&1 || { cat "$results/$1.configure"; return 1; }
-  cmake --build --preset "$1" -j "$jobs" --target "${@:2}" >"$results/$1.build" 2>&1 ||
-    { tail -n 60 "$results/$1.build"; return 1; }
-}
+say "the house"
+step tidy python3 tests/tidy/tidy.py
 
-# Adds up what GoogleTest programs report; a program that dies counts as one failure.
-count() {  # name exit-code log
-  local p f s
-  p=$(grep -Eo '^\[  PASSED  \] [0-9]+' "$3" | grep -Eo '[0-9]+$' | tail -n 1)
-  f=$(grep -Eo '^ *[0-9]+ FAILED TESTS?' "$3" | grep -Eo '[0-9]+' | tail -n 1)
-  s=$(grep -Eo '^\[  SKIPPED \] [0-9]+' "$3" | grep -Eo '[0-9]+$' | tail -n 1)
-  passed=$((passed + ${p:-0}))
-  skipped=$((skipped + ${s:-0}))
-  if [ "$2" -ne 0 ]; then
-    failed=$((failed + ${f:-1}))
-    printf 'FAILED %s (exit %s)\n' "$1" "$2"
-    grep -E '^\[  FAILED  \]|Failure|SCOPED|seed|Error|ERROR' "$3" | head -n 40
-    tail -n 25 "$3"
-  elif [ -z "${p:-}" ]; then
-    passed=$((passed + 1))  # a script or a program without GoogleTest
-  fi
-}
-
-run_one() {  # name command…
-  local name=$1 log start=$SECONDS
-  shift
-  log="$results/$(echo "$name" | tr '/ ' '__').log"
-  timeout 900 "$@" >"$log" 2>&1 </dev/null
-  count "$name" $? "$log"
-  grep -E '^\[  SKIPPED \] .*[a-z]' "$log" | sort -u | head -n 5
-  printf '  %-44s %4ss\n' "$name" $((SECONDS - start))
-}
-
-run_tests() {  # preset regex
-  local dir="build/$1" program
-  for program in $(find "$dir/tests" -type f -executable -name '*_test' | sort); do
-    [[ "$(basename "$program")" =~ $2 ]] || continue
-    run_one "$1/$(basename "$program")" "$program"
-  done
-}
-
-say "layout of the house"
-run_one tidy python3 tests/tidy/tidy.py
-
-say "release build"
+say "release"
 if build release all; then
-  say "release tests"
-  run_tests release .
-  for script in tests/engine/*.sh; do run_one "$(basename "$script" .sh)" bash "$script" build/release/headrace; done
-else
-  echo "FAILED release build"
-  failed=$((failed + 1))
+  tests release . "$jobs"
+  step install bash tests/install_test.sh build/release
+  step cli python3 tests/engine/cli_test.py build/release/headrace
+  step bounded python3 tests/engine/bounded_test.py build/release/headrace
 fi
 
 if [ -z "$quick" ]; then
-  say "address and undefined-behaviour checks"
-  if build asan sanitized; then run_tests asan .; else failed=$((failed + 1)); fi
+  say "address and undefined-behaviour checks: core, swap, engine, every parser"
+  build asan sanitized && tests asan '^(core|swap|engine)_.*_test$|^fuzz_' "$jobs"
   say "thread checks"
-  if build tsan threaded; then run_tests tsan .; else failed=$((failed + 1)); fi
+  build tsan threaded && tests tsan '^(core_threads|core_trace|swap_io|swap_pager|engine_steady)_test$' 1
 fi
 
-printf '\n%s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
-[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+say "done"
+shopt -s nullglob
+python3 tests/support/summary.py "$results"/*.xml "$results"/*.log
