@@ -1,4 +1,5 @@
-// A 64-bit digest (XXH3) of bytes: names, fingerprints, change detection. Not a defence against an attacker.
+// A 64-bit digest (XXH3) of bytes: names, fingerprints, change detection. Not a defence against an
+// attacker.
 #pragma once
 
 #include <cstdint>

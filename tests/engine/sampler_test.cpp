@@ -22,7 +22,8 @@ TEST(Sampler, GreedyTakesTheLargestAndTheLowestIdOfEquals) {
 
 TEST(Sampler, TopKAndTopPKeepOnlyTheLikely) {
   Sampler sampler(4);
-  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
+  const std::vector<float> logits = {std::log(0.5f), std::log(0.3f), std::log(0.15f),
+                                     std::log(0.05f)};
   std::set<int32_t> k2, p70;
   for (uint64_t i = 0; i < 400; ++i) {
     k2.insert(sampler.sample(logits, {.temperature = 1, .top_k = 2, .seed = 3}, i));

@@ -1,4 +1,5 @@
-// After warm-up a decode pass allocates nothing and plans nothing; when the model fits it calls no pager.
+// After warm-up a decode pass allocates nothing and plans nothing; when the model fits it calls no
+// pager.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -30,14 +31,16 @@ struct Counts {
 };
 
 // Eight decode passes after eight to warm up.
-Counts steady_passes(const std::string& model, const engine::SessionOptions& options, uint64_t prompts) {
+Counts steady_passes(const std::string& model, const engine::SessionOptions& options,
+                     uint64_t prompts) {
   Random random(test::seed(), 9);
   std::vector<engine::Request> requests(prompts);
   for (engine::Request& r : requests) {
     r.prompt = test::random_ids(random, test::vocabulary_of(model), 12);
     r.sampling = {.max_tokens = 24, .ignore_eos = true};
   }
-  engine::Session session(engine::open_model(model), 0, options, engine::Generator::demand(requests));
+  engine::Session session(engine::open_model(model), 0, options,
+                          engine::Generator::demand(requests));
   engine::Generator generator(session);
   generator.start(requests, nullptr);
   for (int i = 0; i < 8; ++i) EXPECT_TRUE(generator.step());
