@@ -14,9 +14,31 @@ namespace {
 
 struct Flags {
   std::string model, output;
-  uint32_t batch = 1, prompt_length = 512, generated = 256;
+  uint32_t batch = 1;
+  std::optional<uint32_t> prompt_length, generated;
   RunFlags run;
 };
+
+// Lengths that are not given take what the model has room for, at most the usual.
+Demand demand_of(const Flags& flags, uint64_t most) {
+  constexpr uint64_t kPrompt = 512, kGenerated = 256;
+  const uint64_t half = std::max<uint64_t>(1, most / 2);
+  const uint64_t prompt = flags.prompt_length.value_or(std::min(
+      kPrompt, flags.generated && *flags.generated < most ? most - *flags.generated : half));
+  const uint64_t generated =
+      flags.generated.value_or(std::clamp<uint64_t>(most - std::min(most, prompt), 1, kGenerated));
+  if (prompt + generated > most) {
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("--prompt-len, --gen-len: {} tokens, but the model takes at most {}; give less",
+                    prompt + generated, most))
+        .at_field("--prompt-len");
+  }
+  Demand demand;
+  demand.prompt_tokens.assign(flags.batch, static_cast<uint32_t>(prompt));
+  demand.max_tokens.assign(flags.batch, static_cast<uint32_t>(generated));
+  return demand;
+}
 
 void run_plan(const Flags& flags, const Common& common) {
   const SessionOptions options = session_options(flags.run, common, nullptr);
@@ -35,17 +57,7 @@ void run_plan(const Flags& flags, const Common& common) {
     if (has_weights) open_weights(model);  // headers only: the precision is that of the files
     config = model.config;
   }
-  const uint64_t tokens = uint64_t{flags.prompt_length} + flags.generated;
-  if (tokens > config.max_position_embeddings) {
-    throw Error(
-        ErrorCode::kUsage,
-        fmt::format("--prompt-len, --gen-len: {} tokens, but the model takes at most {}; give less",
-                    tokens, config.max_position_embeddings))
-        .at_field("--prompt-len");
-  }
-  Demand demand;
-  demand.prompt_tokens.assign(flags.batch, flags.prompt_length);
-  demand.max_tokens.assign(flags.batch, flags.generated);
+  const Demand demand = demand_of(flags, config.max_position_embeddings);
   const kernels::Kernels& k = kernels::kernels_for(options.isa);
   ThreadPool pool(options.threads != 0 ? options.threads : 1);
   const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool);
@@ -74,12 +86,12 @@ Command add_plan(CLI::App& app, Common& common) {
   c->add_option("--batch", flags->batch, "sequences")
       ->check(CLI::Range(1u, 1u << 16))
       ->capture_default_str();
-  c->add_option("--prompt-len", flags->prompt_length, "tokens of each prompt")
-      ->check(CLI::Range(1u, 1u << 24))
-      ->capture_default_str();
-  c->add_option("--gen-len", flags->generated, "tokens to generate for each")
-      ->check(CLI::Range(1u, 1u << 24))
-      ->capture_default_str();
+  c->add_option("--prompt-len", flags->prompt_length,
+                "tokens of each prompt (default 512, or half of what the model takes)")
+      ->check(CLI::Range(1u, 1u << 24));
+  c->add_option("--gen-len", flags->generated,
+                "tokens to generate for each (default 256, or what is left)")
+      ->check(CLI::Range(1u, 1u << 24));
   c->add_option("-o,--output", flags->output, "write the plan as text, for --plan of a run");
   add_run_flags(*c, flags->run);
   refuse_flags(*c, {"--train", "--micro-batches", "--micro-batch-size", "--seq-len", "--optimizer"},

@@ -116,7 +116,7 @@ class Files(Case):
         self.refused(1, "generate", MODEL, "--ids", "1", "--plan", "/no/plan", names=["/no/plan"])
         self.refused(1, "logits", MODEL, "--ids", "1", "-o", "/no/x.npy", names=["/no/x.npy"])
         self.refused(1, "store", "verify", "/no/store", names=["/no/store"])
-        self.refused(1, "store", "remove", "/no/store", names=["/no/store"])
+        self.refused(2, "store", "remove", "/no/store", names=["/no/store"])
 
     def test_no_tokenizer(self):
         model = self.copy_model(MODEL)

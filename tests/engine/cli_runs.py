@@ -1,0 +1,434 @@
+"""What runs give: tokens, text, JSON, logits and plans, the same whatever the budget and switches."""
+import array
+import json
+import subprocess
+
+from cli_support import (GOLDEN, MIB, Case, Watch, environment, experts, files_under, large,
+                         read_npy, run, snapshot)
+import cli_support
+
+MODEL = GOLDEN / "llama-float32"
+MODELS = sorted(p for p in GOLDEN.iterdir() if p.is_dir())
+MEMORY = ["base", "resident_weights", "stream_ring", "kv", "activations", "gradients", "optimizer",
+          "workspace", "io", "slack"]
+EDGES = {"disk->host", "host->disk", "host->device", "device->host", "disk->device"}
+KINDS = {"weights", "gradients", "optimizer", "activations", "activation_gradients", "kv",
+         "adapters", "retries", "metadata"}
+NUMBER = (int, float)
+
+
+def tokens(out):
+    return [o["token_ids"] for o in out["outputs"]]
+
+
+def ids_of(model):
+    return json.loads((model / "expected.json").read_text())["prompt"]
+
+
+def joined(ids):
+    return ",".join(map(str, ids))
+
+
+class Checks(Case):
+    """Section 4 of the contract: every field, its type, and the sums that must hold."""
+
+    def check_number(self, value, whole=False):
+        self.assertIsInstance(value, int if whole else NUMBER)
+        self.assertNotIsInstance(value, bool)
+        self.assertGreaterEqual(value, 0)
+
+    def check_plan(self, plan):
+        self.assertEqual(list(plan["memory"]), MEMORY)
+        for value in plan["memory"].values():
+            self.check_number(value, whole=True)
+        self.assertEqual(sum(plan["memory"].values()), plan["budget"])
+        for key in ("weights_bytes", "bytes", "bound_bytes"):
+            self.check_number(plan[key], whole=True)
+        for key in ("predicted_s", "planning_ms"):
+            self.check_number(plan[key])
+        self.assertLessEqual(plan["bound_bytes"], plan["bytes"])
+        self.assertIsInstance(plan["policy"], str)
+        self.assertGreater(len(plan["why"]), 10)
+
+    def check_swap(self, out, phases=False):
+        rows = out["swap"]
+        for row in rows:
+            self.assertIn(row["edge"], EDGES)
+            self.assertIn(row["kind"], KINDS)
+            self.check_number(row["predicted_bytes"], whole=True)
+            self.check_number(row["operations"], whole=True)
+            if phases:
+                self.assertIn(row["phase"], ("first", "steady"))
+                continue
+            self.assertEqual(row["predicted_bytes"], row["counted_bytes"], row)
+            if "predicted_least_bytes" in row:
+                self.assertLessEqual(row["predicted_least_bytes"], row["counted_bytes"])
+                self.assertLessEqual(row["counted_bytes"], row["predicted_most_bytes"])
+        keys = [(r["edge"], r["kind"], r.get("phase")) for r in rows]
+        self.assertEqual(len(keys), len(set(keys)), rows)
+
+    def check_run(self, out):
+        self.assertIsInstance(out["model"], str)
+        for index, one in enumerate(out["outputs"]):
+            self.assertEqual(one["index"], index)
+            self.assertIsInstance(one["text"], str)
+            self.assertTrue(all(type(i) is int for i in one["token_ids"]))
+            self.assertIn(one["finish_reason"], ("stop", "length"))
+            self.assertIsNone(one["logprobs"])
+        usage = out["usage"]
+        self.assertEqual(usage["completion_tokens"], sum(map(len, tokens(out))))
+        for key in ("prepare_s", "load_s", "prefill_s", "decode_s", "prefill_tokens_per_second",
+                    "decode_tokens_per_second"):
+            self.check_number(out["timings"][key])
+        self.check_number(out["timings"]["passes"], whole=True)
+        memory = out["memory"]
+        self.assertEqual(memory["budget"], out["plan"]["budget"])
+        self.assertLessEqual(memory["peak_rss"], memory["budget"])
+        for tier in memory["tiers"].values():
+            self.assertLessEqual(tier["peak"], tier["budget"])
+        self.assertIn("host", memory["tiers"])
+        self.check_number(out["stall"]["seconds"])
+        for seconds in out["stall"]["by_cause"].values():
+            self.check_number(seconds)
+        self.check_plan(out["plan"])
+        self.check_swap(out)
+
+
+class Contract(Checks):
+    def test_generate(self):
+        out = self.run_json("generate", MODEL, "--ids", "1,2,3", "-n", "5", "--ignore-eos")
+        self.check_run(out)
+        self.assertEqual(out["usage"], {"prompt_tokens": 3, "completion_tokens": 5})
+        self.assertEqual(out["timings"]["passes"], 5)
+        self.assertEqual(out["outputs"][0]["finish_reason"], "length")
+
+    def test_nothing_to_generate(self):
+        out = self.run_json("generate", MODEL, "--ids", "1,2,3", "-n", "0")
+        self.check_run(out)
+        self.assertEqual(tokens(out), [[]])
+        self.assertEqual(out["outputs"][0]["text"], "")
+        self.assertEqual(out["outputs"][0]["finish_reason"], "length")
+        self.assertEqual(out["usage"], {"prompt_tokens": 3, "completion_tokens": 0})
+
+    def test_stop(self):
+        """The end token ends the text, is counted, and is no part of the text."""
+        free = self.run_json("generate", MODEL, "--ids", "1,2,3", "-n", "9", "--ignore-eos")
+        ids = tokens(free)[0]
+        last = next(i for i in range(2, 9) if ids[i] not in ids[:i])
+        model = self.copy_model(MODEL)
+        path = model / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [299, ids[last]]}))
+        out = self.run_json("generate", model, "--ids", "1,2,3", "-n", "9")
+        self.assertEqual(tokens(out)[0], ids[:last + 1])
+        self.assertEqual(out["outputs"][0]["finish_reason"], "stop")
+        self.assertEqual(out["usage"]["completion_tokens"], last + 1)
+        text = self.run_json("detokenize", model, "--ids", joined(ids[:last]))["text"]
+        self.assertEqual(out["outputs"][0]["text"], text)
+        self.assertEqual(self.ok("generate", model, "--ids", "1,2,3", "-n", "9").text, text + "\n")
+        again = self.run_json("generate", model, "--ids", "1,2,3", "-n", "9", "--ignore-eos")
+        self.assertEqual(tokens(again)[0], ids)
+
+    def test_length_of_the_model_ends_it(self):
+        out = self.run_json("generate", MODEL, "--ids", joined([1] * 510), "-n", "9", "--ignore-eos")
+        self.assertEqual(out["usage"]["completion_tokens"], 2)
+        self.assertEqual(out["outputs"][0]["finish_reason"], "length")
+
+    def test_plan(self):
+        for model, memory in ((large(), "45MiB"), (experts(), "45MiB"), (MODEL, "1GiB")):
+            out = self.run_json("plan", model, "--prompt-len", "8", "--gen-len", "8", "--memory",
+                                memory)
+            self.check_plan(out["plan"])
+            self.check_swap(out, phases=True)
+            steady = sum(r["predicted_bytes"] for r in out["swap"] if r["phase"] == "steady")
+            self.assertLessEqual(steady, out["plan"].get("most_bytes", out["plan"]["bytes"]))
+            self.assertIsInstance(out["alternatives"], list)
+            for lost in out["alternatives"]:
+                self.assertIsInstance(lost["policy"], str)
+                self.assertGreater(len(lost["why"]), 5)
+            self.assertGreater(len(out["alternatives"]), 0)
+            text = self.ok("plan", model, "--prompt-len", "8", "--gen-len", "8", "--memory",
+                           memory).text
+            self.assertIn(out["plan"]["policy"], text)
+
+    def test_plan_needs_nothing_but_a_config(self):
+        bare = self.folder / "config.json"
+        bare.write_bytes((large() / "config.json").read_bytes())
+        flags = ("--prompt-len", "8", "--gen-len", "8", "--memory", "60MiB")
+        out = self.run_json("plan", bare, *flags)
+        self.check_plan(out["plan"])
+        full = self.run_json("plan", large(), *flags)
+        self.assertEqual(out["plan"]["weights_bytes"], full["plan"]["weights_bytes"])
+        self.run_json("plan", bare)  # its defaults suit every model
+        self.run_json("plan", MODEL)
+        self.assertEqual(files_under(self.folder), ["config.json"])
+
+    def test_plan_for_a_described_machine(self):
+        fast = self.run_json("doctor")
+        slow = json.loads(json.dumps(fast))
+        for edge in slow["edges"]:
+            edge["Bps"] = 1e6
+        path = self.folder / "slow.json"
+        path.write_text(json.dumps(slow))
+        flags = ("plan", large(), "--prompt-len", "8", "--gen-len", "8", "--memory", "45MiB")
+        here, there = self.run_json(*flags), self.run_json(*flags, "--machine", path)
+        self.assertGreater(there["plan"]["predicted_s"], 2 * here["plan"]["predicted_s"])
+        self.assertGreaterEqual(there["plan"]["predicted_s"], there["plan"]["bytes"] / 1.1e6)
+
+    def test_plan_is_what_runs(self):
+        plan = self.folder / "plan.txt"
+        run_flags = ("generate", large(), "--ids", "1,2,3", "-n", "6", "--ignore-eos")
+        free = self.run_json(*run_flags)
+        for policy in ("stream", "sync", "pin", "lru"):
+            made = self.run_json("plan", large(), "--prompt-len", "3", "--gen-len", "6", "--memory",
+                                 "52MiB", "--policy", policy, "-o", plan)
+            out = self.run_json(*run_flags, "--plan", plan)
+            for key in ("policy", "bytes", "budget", "memory", "bound_bytes"):
+                self.assertEqual(out["plan"][key], made["plan"][key])
+            self.check_run(out)
+            self.assertEqual(tokens(out), tokens(free))
+        self.assertEqual(files_under(self.folder), ["plan.txt"])
+        self.refused(1, "generate", MODEL, "--ids", "1", "--plan", plan, names=["another model"])
+        self.refused(1, *run_flags, "--plan", plan, "--memory", "40MiB", names=["--memory"])
+
+    def test_doctor(self):
+        out = self.run_json("doctor")
+        self.assertIsInstance(out["name"], str)
+        cpu = out["cpu"]
+        self.assertGreater(cpu["threads"], 0)
+        for value in (cpu["matmul_flops"]["bfloat16"], cpu["matmul_flops"]["float32"],
+                      cpu["memory_read_Bps"]):
+            self.assertGreater(value, 1e6)
+        self.check_number(cpu["adamw_Bps"])
+        tiers = {t["name"]: t["capacity_bytes"] for t in out["tiers"]}
+        self.assertGreater(tiers["host"], 0)
+        self.assertGreater(tiers["disk"], 0)
+        edges = {(e["from"], e["to"]) for e in out["edges"]}
+        self.assertLessEqual({("disk", "host"), ("host", "disk")}, edges)
+        for edge in out["edges"]:
+            self.check_number(edge["Bps"])
+            self.check_number(edge["latency_s"])
+            self.assertIsInstance(edge["shared_with"], list)
+        self.assertRegex(out["measured"]["date"], r"^\d{4}-\d\d-\d\d")
+        self.assertGreater(len(out["measured"]["how"]), 10)
+        self.assertIn("memory", self.ok("doctor").text)
+
+    def test_inspect(self):
+        for model in MODELS:
+            out = self.run_json("inspect", model)
+            self.assertIs(out["runs"], True)
+            self.assertEqual(list(out["dtypes"]), [model.name.split("-")[1]])
+            self.assertGreater(out["weights_bytes"], 0)
+            self.assertIn("runs", self.ok("inspect", model).text)
+        listed = self.run_json("inspect", MODEL, "--tensors")
+        self.assertEqual(len(listed["tensor_list"]), listed["tensors"])
+
+
+class Prompts(Case):
+    def test_ways_to_give_a_prompt(self):
+        text = "the quick brown fox"
+        path = self.folder / "prompt.txt"
+        path.write_text(text)
+        common = ("generate", MODEL, "-n", "6", "--ignore-eos")
+        by_flag = self.run_json(*common, "-p", text)
+        ids = self.run_json("tokenize", MODEL, "-p", text)["ids"]
+        self.assertEqual(by_flag["usage"]["prompt_tokens"], len(ids))
+        for flags, stdin in ((("-f", path), b""), ((), text.encode()), (("--ids", joined(ids)), b"")):
+            self.assertEqual(tokens(self.run_json(*common, *flags, stdin=stdin)), tokens(by_flag))
+
+    def test_several_prompts(self):
+        common = ("generate", MODEL, "-n", "6", "--ignore-eos")
+        texts = ["one", "two three", "four five six seven"]
+        alone = [tokens(self.run_json(*common, "-p", t))[0] for t in texts]
+        flags = [word for t in texts for word in ("-p", t)]
+        together = self.run_json(*common, *flags)
+        self.assertEqual(tokens(together), alone)
+        self.assertEqual([o["index"] for o in together["outputs"]], [0, 1, 2])
+        out = self.ok(*common, *flags).text
+        for one in together["outputs"]:
+            self.assertIn(one["text"], out)
+
+    def test_streamed_text_is_the_text(self):
+        for model in MODELS[:6:2]:
+            for prompt in ("hello", "Füße 漢字"):
+                flags = ("generate", model, "-p", prompt, "-n", "40", "--ignore-eos")
+                text = self.run_json(*flags)["outputs"][0]["text"]
+                self.assertEqual(self.ok(*flags).text, text + "\n")
+
+    def test_tokenize_and_back(self):
+        for model in MODELS[::2]:
+            for text in ("hello world", " two  spaces\n\nlines\t", "naïve café 漢字 🙂"):
+                out = self.run_json("tokenize", model, "-p", text, "--no-special")
+                self.assertEqual(len(out["ids"]), len(out["tokens"]))
+                back = self.run_json("detokenize", model, "--ids", joined(out["ids"]))
+                self.assertEqual(back, {"text": text})
+                plain = self.ok("tokenize", model, "-p", text, "--no-special")
+                self.assertEqual(plain.text.strip(), joined(out["ids"]))
+
+    def test_special_tokens(self):
+        model = experts()
+        config = json.loads((model / "config.json").read_text())
+        special = self.run_json("tokenize", model, "-p", "hello")["ids"]
+        bare = self.run_json("tokenize", model, "-p", "hello", "--no-special")["ids"]
+        self.assertIn(special, (bare, [config["bos_token_id"], *bare]))
+        self.assertNotIn(config["bos_token_id"], bare)
+
+
+class Numbers(Case):
+    """Against the golden files, at budgets close to the smallest."""
+
+    def test_greedy_tokens(self):
+        for model in MODELS:
+            expected = json.loads((model / "expected.json").read_text())
+            flags = ("generate", model, "--ids", joined(expected["prompt"]), "--ignore-eos", "-n",
+                     len(expected["greedy"]))
+            error = run(*flags, "--memory", "1MiB", "--json").json["error"]
+            out = self.run_json(*flags, "--memory", error["required_bytes"])
+            with self.subTest(model=model.name):
+                self.assertEqual(tokens(out), [expected["greedy"]])
+                self.assertEqual(tokens(self.run_json(*flags)), [expected["greedy"]])
+
+    def test_logits(self):
+        path = self.folder / "logits.npy"
+        for model in MODELS:
+            golden = array.array("f", (model / "logits.f32").read_bytes())
+            ids = ids_of(model)
+            self.ok("logits", model, "--ids", joined(ids), "-o", path)
+            shape, values = read_npy(path)
+            vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+            self.assertEqual(shape, (len(ids), vocabulary))
+            limit = 2e-5 if model.name.endswith("-float32") else 3e-2
+            largest = max(map(abs, golden))
+            worst = max(abs(a - b) for a, b in zip(values, golden)) / largest
+            with self.subTest(model=model.name):
+                self.assertLess(worst, limit)
+        self.assertEqual(files_under(self.folder), ["logits.npy"])
+
+    def test_logits_do_not_depend_on_the_budget(self):
+        path, text = self.folder / "x.npy", self.folder / "text"
+        text.write_text("some text to score")
+        ids = joined(self.run_json("tokenize", large(), "-f", text)["ids"])
+        flags = ("logits", large(), "-o", path, "-f", text)
+        out = self.run_json(*flags)
+        free = path.read_bytes()
+        self.assertEqual(out["tokens"], ids.count(",") + 1)
+        required = self.required(*flags)
+        for more in (("--memory", required), ("--memory", required + 8 * MIB, "--policy", "stream"),
+                     ("--threads", "1")):
+            self.ok(*flags, *more)
+            self.assertEqual(path.read_bytes(), free)
+        self.ok("logits", large(), "-o", path, "--ids", ids)
+        self.assertEqual(path.read_bytes(), free)
+        piped = self.ok("logits", large(), "--ids", ids, "-o", "/dev/stdout", "--quiet")
+        self.assertEqual(piped.out, free)
+
+
+class SameTokens(Checks):
+    """Switches change speed, never tokens; and every byte that moves was predicted."""
+
+    def check_switches(self, model, floor):
+        flags = ("generate", model, "--ids", "5,6,7,8,9", "-n", "12", "--ignore-eos")
+        free = self.run_json(*flags)
+        required = run(*flags, "--memory", "1MiB", "--json").json["error"]["required_bytes"]
+        self.assertLess(required, floor)
+        switches = [("--memory", required), ("--memory", required + 5 * MIB),
+                    ("--memory", "90%"), ("--threads", "1"), ("--threads", "3"),
+                    ("--io-engine", "pread", "--memory", required + 2 * MIB)]
+        for policy in ("stream", "sync", "pin", "lru"):
+            switches.append(("--policy", policy, "--memory", required + 12 * MIB))
+        for depth in (1, 2, 5):
+            switches.append(("--prefetch-depth", depth, "--memory", required + 16 * MIB))
+        switches.append(("--device-memory", "24MiB", "--memory", required + 40 * MIB))
+        switches.append(("--device-memory", "12MiB", "--memory", required + 20 * MIB,
+                         "--policy", "stream"))
+        moved = 0
+        for more in switches:
+            with self.subTest(switches=more):
+                out = self.run_json(*flags, *more)
+                self.assertEqual(tokens(out), tokens(free))
+                self.check_run(out)
+                moved += out["plan"]["bytes"]
+        self.assertGreater(moved, 0, "no budget made weights move")
+
+    def test_dense(self):
+        self.check_switches(large(), 48 * MIB)
+
+    def test_experts(self):
+        self.check_switches(experts(), 48 * MIB)
+
+    def test_seeds(self):
+        flags = ("generate", MODEL, "--ids", "5,6", "-n", "24", "--ignore-eos", "--temperature",
+                 "1.5", "--top-k", "50", "--top-p", "0.95")
+        first = tokens(self.run_json(*flags, "--seed", "1"))
+        self.assertEqual(tokens(self.run_json(*flags, "--seed", "1", "--threads", "1")), first)
+        self.assertNotEqual(tokens(self.run_json(*flags, "--seed", "2")), first)
+        self.assertEqual(tokens(self.run_json(*flags, "--seed", 2 ** 64 - 1)),
+                         tokens(self.run_json(*flags, "--seed", 2 ** 64 - 1)))
+        greedy = tokens(self.run_json(*flags[:7]))
+        self.assertEqual(tokens(self.run_json(*flags[:7], "--temperature", "2", "--top-k", "1")),
+                         greedy)
+        self.assertEqual(tokens(self.run_json(*flags[:7], "--temperature", "0")), greedy)
+
+    def test_sampling_of_generation_config(self):
+        model = self.copy_model(MODEL)
+        path = model / "generation_config.json"
+        flags = ("--ids", "5,6", "-n", "24", "--ignore-eos", "--seed", "9")
+        settings = {"do_sample": True, "temperature": 1.7, "top_k": 40, "top_p": 0.9}
+        path.write_text(json.dumps(settings))
+        configured = tokens(self.run_json("generate", model, *flags))
+        by_flags = tokens(self.run_json("generate", MODEL, *flags, "--temperature", "1.7", "--top-k",
+                                        "40", "--top-p", "0.9"))
+        greedy = tokens(self.run_json("generate", MODEL, *flags))
+        self.assertEqual(configured, by_flags)
+        self.assertNotEqual(configured, greedy)
+        self.assertEqual(tokens(self.run_json("generate", model, *flags, "--temperature", "0")),
+                         greedy)
+        path.write_text(json.dumps(settings | {"do_sample": False}))
+        self.assertEqual(tokens(self.run_json("generate", model, *flags)), greedy)
+
+    def test_route_trace(self):
+        path = self.folder / "routes.jsonl"
+        config = json.loads((experts() / "config.json").read_text())
+        self.ok("generate", experts(), "--ids", "5,6,7", "-n", "3", "--ignore-eos", "--route-trace",
+                path)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        self.assertEqual([line["pass"] for line in lines], list(range(len(lines))))
+        self.assertEqual(len(lines), 3)
+        for index, line in enumerate(lines):
+            self.assertEqual(len(line["layers"]), config["num_hidden_layers"])
+            for rows in line["layers"]:
+                self.assertEqual(len(rows), 3 if index == 0 else 1)
+                for row in rows:
+                    self.assertEqual(len(set(row)), config["num_experts_per_tok"])
+                    self.assertTrue(all(0 <= e < config["num_local_experts"] for e in row))
+
+
+class Streams(Case):
+    def test_closed_stdout(self):
+        for flags in (("--json",), ()):
+            with subprocess.Popen([cli_support.binary, "generate", MODEL, "--ids", "1", "-n", "300",
+                                   "--ignore-eos", *flags], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, env=environment()) as process:
+                process.stdout.close()
+                err = process.stderr.read().decode()
+            self.assertEqual(process.returncode, 1, err)
+            lines = [line for line in err.splitlines() if "error" in line]
+            self.assertEqual(len(lines), 1, err)
+            self.assertIn("stdout", lines[0])
+
+    def test_full_disk(self):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run([cli_support.binary, "version", "--json"], stdout=full,
+                                  stderr=subprocess.PIPE, env=environment(), check=False)
+        self.assertEqual(done.returncode, 1)
+
+    def test_model_folder_is_never_written(self):
+        model = self.copy_model(MODEL)
+        before = snapshot(model)
+        with Watch(model) as watch:
+            for args in (("generate", model, "--ids", "1", "-n", "2"), ("inspect", model),
+                         ("logits", model, "--ids", "1", "-o", self.folder / "x.npy"),
+                         ("tokenize", model, "-p", "x"), ("plan", model, "--prompt-len", "4")):
+                self.ok(*args)
+        self.assertEqual(snapshot(model), before)
+        wrote = Watch.MODIFY | Watch.CREATE | Watch.DELETE | Watch.ATTRIB
+        self.assertEqual(watch.touched(wrote, ""), [])
