@@ -15,9 +15,11 @@ count=${2:-50}
 only=${3:-.}
 [[ "$minutes" =~ ^[1-9][0-9]*$ && "$count" =~ ^[1-9][0-9]*$ ]] ||
   { echo "tests/soak.sh: MINUTES and COUNT are whole numbers from 1"; exit 2; }
+plain=${HEADRACE_SOAK_BUILD:-build/release}
+[ -d "$plain/tests" ] ||
+  { echo "$plain/tests: not built; cmake --preset release && cmake --build --preset release"; exit 2; }
 seed=${HEADRACE_TEST_SEED:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
 report=${HEADRACE_SOAK_OUT:-docs/results/soak-$(date +%F).md}
-plain=${HEADRACE_SOAK_BUILD:-build/release}
 clang=${HEADRACE_SOAK_CLANG:-build/soak}
 jobs=${HEADRACE_JOBS:-$(nproc)}
 findings=0
