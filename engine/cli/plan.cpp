@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "engine/cli/common.h"
+#include "engine/limits.h"
 #include "engine/report.h"
 #include "scheduler/explain.h"
 
@@ -59,7 +60,7 @@ void run_plan(const Flags& flags, const Common& common) {
   }
   const Demand demand = demand_of(flags, config.max_position_embeddings);
   const kernels::Kernels& k = kernels::kernels_for(options.isa);
-  ThreadPool pool(options.threads != 0 ? options.threads : 1);
+  ThreadPool pool(options.threads != 0 ? options.threads : available_threads());
   const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool);
   if (!flags.output.empty()) {
     const std::string text = scheduler::print_plan(planned->plan);
