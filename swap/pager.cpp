@@ -314,14 +314,19 @@ class ThreadedPager final : public Pager {
     const Transfer& transfer = slot.transfer;
     if (transfer.counted) ledger_.count(transfer.edge, transfer.kind, slot.extent.bytes);
     if (options_.trace == nullptr) return;
+    // Reads under way together end one after another: the lane shows when each had the disk to
+    // itself, so that its events never cross. A lane is recorded by the thread that owns it.
+    uint64_t& free_ns = lane_free_ns_[lane];
+    const uint64_t end_ns = steady_clock().now_ns();
     options_.trace->record({.name = name,
                             .lane = lane,
-                            .is_transfer = true,
+                            .is_transfer = transfer.counted,  // staging: once, by its copy
                             .edge = transfer.edge,
                             .kind = transfer.kind,
                             .bytes = slot.extent.bytes,
-                            .begin_ns = begin_ns,
-                            .end_ns = steady_clock().now_ns()});
+                            .begin_ns = std::max(begin_ns, free_ns),
+                            .end_ns = end_ns});
+    free_ns = end_ns;
   }
 
   void finish(Slot& slot) {
@@ -394,6 +399,7 @@ class ThreadedPager final : public Pager {
   std::exception_ptr open_error_;
 
   Ledger ledger_;
+  uint64_t lane_free_ns_[3] = {};  // by trace lane: the end of what was recorded last
   std::string engine_failure_ = "the pager was closed";
   std::atomic<uint64_t> started_{0}, retries_{0}, checksum_failures_{0};
   std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0};
