@@ -298,6 +298,34 @@ void Session::check_store() const {
 void Session::run(const models::Pass& pass) {
   pass_rows_ = static_cast<uint32_t>(pass.tokens.size());
   executor_->run(*activations_, pass);
+  if (trace_) trace_resident();
+}
+
+// Counters of the trace: weights that each tier holds, in place, in rings and in filled pool slots.
+void Session::trace_resident() {
+  const scheduler::Plan& plan = planned_->plan;
+  Bytes held[2] = {};  // device, host
+  const auto at = [&](Tier tier) -> Bytes& { return held[tier == Tier::kDevice ? 0 : 1]; };
+  for (const scheduler::Resident& r : plan.residents)
+    at(r.tier) += planned_->workload.objects[r.object].chunks[r.chunk];
+  for (const scheduler::Ring& ring : plan.rings) at(ring.tier) += ring.slots * ring.slot_bytes;
+  for (size_t i = 0; i < plan.pools.size(); ++i) {
+    const auto& slots = replay_[i].slots;
+    at(plan.pools[i].tier) +=
+        plan.pools[i].slot_bytes *
+        static_cast<Bytes>(std::count_if(slots.begin(), slots.end(), [](const auto& entry) {
+          return entry.key != scheduler::PoolState::Entry{}.key;
+        }));
+  }
+  const uint64_t now = trace_->now_ns();
+  for (const size_t tier : {0u, 1u}) {
+    if (plan.arena_bytes[tier] == 0) continue;
+    trace_->record({.name = tier == 0 ? "resident device" : "resident host",
+                    .is_counter = true,
+                    .bytes = held[tier],
+                    .begin_ns = now,
+                    .end_ns = now});
+  }
 }
 
 void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {

@@ -115,6 +115,7 @@ class Session {
   bool open_store(const std::string& path);
   void check_store() const;
   void allocate_and_load(const Demand& demand);
+  void trace_resident();
   void replay(uint32_t hole, std::span<const uint32_t> choices);
 
   SessionOptions options_;
