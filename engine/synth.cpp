@@ -161,17 +161,10 @@ void flush_pages(const fs::path& path) {
 
 class Writer {
  public:
-  Writer(fs::path out, DType dtype, uint64_t seed, Bytes total,
-         const std::function<void(Bytes, Bytes)>& progress)
-      : out_(std::move(out)),
-        dtype_(dtype),
-        values_(dtype, seed),
-        total_(total),
-        progress_(progress) {}
+  Writer(DType dtype, uint64_t seed, Bytes total, const std::function<void(Bytes, Bytes)>& progress)
+      : dtype_(dtype), values_(dtype, seed), total_(total), progress_(progress) {}
 
-  void shard(const std::string& name, const std::vector<Tensor>& tensors, size_t begin,
-             size_t end) {
-    const fs::path path = out_ / name;
+  void shard(const fs::path& path, const std::vector<Tensor>& tensors, size_t begin, size_t end) {
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     const std::string header = shard_header(tensors, begin, end, dtype_);
     const uint64_t length = header.size();
@@ -197,7 +190,6 @@ class Writer {
       if (progress_) progress_(done_, total_);
     }
   }
-  fs::path out_;
   DType dtype_;
   Values values_;
   Bytes done_ = 0, total_;
@@ -211,6 +203,22 @@ models::ModelConfig checked(const json::object& config) {
 int64_t whole_number(const json::object& config, const char* key) {
   const json::value* v = config.if_contains(key);
   return v != nullptr && v->is_number() ? v->to_number<int64_t>() : 0;
+}
+
+// Half the heads, but heads that divide the width into even parts, and key heads that divide them.
+void halve_heads(json::object& config, const json::object& set) {
+  int64_t heads = whole_number(config, "num_attention_heads");
+  if (!set.contains("num_attention_heads") && heads > 1) {
+    const int64_t hidden = whole_number(config, "hidden_size");
+    const bool own_width = whole_number(config, "head_dim") != 0;
+    heads /= 2;
+    while (heads > 1 && !own_width && hidden % (2 * heads) != 0) --heads;
+    config["num_attention_heads"] = heads;
+  }
+  int64_t keys = std::min(whole_number(config, "num_key_value_heads"), heads);
+  if (keys == 0 || set.contains("num_key_value_heads")) return;
+  while (heads % keys != 0) --keys;
+  config["num_key_value_heads"] = keys;
 }
 
 // Sets the number of layers (and, for models too small for their own width, the width) so that the
@@ -232,16 +240,92 @@ void fit(json::object& config, const json::object& set, Bytes size) {
          whole_number(config, "hidden_size") > 64) {
     for (const char* key : {"hidden_size", "intermediate_size", "vocab_size"}) halve(key);
     if (whole_number(config, "vocab_size") < 512) config["vocab_size"] = 512;
-    if (const int64_t heads = whole_number(config, "num_attention_heads"); heads > 1) {
-      config["num_attention_heads"] = heads / 2;
-      const int64_t kv = whole_number(config, "num_key_value_heads");
-      config["num_key_value_heads"] = std::max<int64_t>(1, std::min(kv, heads / 2));
-    }
+    halve_heads(config, set);
   }
   const Bytes one = bytes_with(1), two = bytes_with(2);
   const double layers =
       1 + (static_cast<double>(size) - static_cast<double>(one)) / static_cast<double>(two - one);
   bytes_with(std::clamp<int64_t>(std::llround(layers), 1, 1024));
+}
+
+// What is written so far; removed again when the model never gets whole.
+class Unfinished {
+ public:
+  explicit Unfinished(fs::path folder) : folder_(std::move(folder)) {
+    std::error_code failed;
+    made_ = fs::create_directories(folder_, failed);
+    if (!failed) return;
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be made: {}; check the path",
+                                            folder_.string(), failed.message()))
+        .at_path(folder_.string());
+  }
+  ~Unfinished() {
+    std::error_code ignored;
+    for (const std::string& name : files_) fs::remove(folder_ / name, ignored);
+    if (made_ && !kept_) fs::remove(folder_, ignored);
+  }
+  Unfinished(const Unfinished&) = delete;
+  Unfinished& operator=(const Unfinished&) = delete;
+  const fs::path& folder() const { return folder_; }
+  fs::path file(const std::string& name) { return folder_ / files_.emplace_back(name); }
+  void keep() { files_.clear(), kept_ = true; }
+
+ private:
+  fs::path folder_;
+  std::vector<std::string> files_;
+  bool made_ = false, kept_ = false;
+};
+
+// Where each shard ends: kShardBytes are passed by a single tensor at most.
+std::vector<size_t> shard_ends(const std::vector<Tensor>& tensors) {
+  std::vector<size_t> ends;
+  Bytes filled = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (filled != 0 && filled + tensors[i].bytes > kShardBytes) ends.push_back(i), filled = 0;
+    filled += tensors[i].bytes;
+  }
+  ends.push_back(tensors.size());
+  return ends;
+}
+
+SynthReport write_model(Unfinished& made, const models::ModelConfig& model, json::object config,
+                        uint64_t seed, const std::function<void(Bytes, Bytes)>& progress) {
+  const std::vector<Tensor> tensors = tensors_of(model);
+  const Bytes total = weight_bytes(model);
+  if (const fs::space_info space = fs::space(made.folder()); space.available < total) {
+    throw Error(
+        ErrorCode::kIo,
+        fmt::format("{}: {} of weights do not fit the {} that are free; give --size or "
+                    "another folder",
+                    made.folder().string(), format_bytes(total), format_bytes(space.available)))
+        .at_path(made.folder().string());
+  }
+  const std::vector<size_t> ends = shard_ends(tensors);
+  Writer writer(model.dtype, seed, total, progress);
+  json::object map;
+  for (size_t s = 0, begin = 0; s < ends.size(); begin = ends[s++]) {
+    const std::string name =
+        ends.size() == 1 ? "model.safetensors"
+                         : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, ends.size());
+    for (size_t i = begin; i < ends[s]; ++i) map[tensors[i].name] = name;
+    writer.shard(made.file(name), tensors, begin, ends[s]);
+  }
+  if (ends.size() > 1) {
+    write_file(made.file("model.safetensors.index.json"),
+               to_pretty(json::object{{"metadata", json::object{{"total_size", total}}},
+                                      {"weight_map", map}}));
+  }
+  write_file(made.file("tokenizer.json"), synthetic_tokenizer_json(model.vocab_size, seed));
+  write_file(made.file("tokenizer_config.json"), synthetic_tokenizer_config_json());
+  config["bos_token_id"] = static_cast<int64_t>(model.vocab_size) - 2;
+  config["eos_token_id"] = static_cast<int64_t>(model.vocab_size) - 1;
+  write_file(made.file("generation_config.json"),
+             to_pretty(json::object{{"bos_token_id", config["bos_token_id"]},
+                                    {"eos_token_id", config["eos_token_id"]}}));
+  // Last: without it the folder holds no model.
+  write_file(made.file("config.json"), to_pretty(config));
+  return {
+      .weight_bytes = total, .layers = model.layers, .shards = static_cast<uint32_t>(ends.size())};
 }
 
 }  // namespace
@@ -272,47 +356,10 @@ SynthReport synthesize(const std::string& out, const SynthOptions& options,
                 fmt::format("{}: holds a model already; give another folder", out))
         .at_path(out);
   }
-  const std::vector<Tensor> tensors = tensors_of(model);
-  const Bytes total = weight_bytes(model);
-  std::error_code failed;
-  fs::create_directories(folder, failed);
-  if (failed) {
-    throw Error(ErrorCode::kIo,
-                fmt::format("{}: cannot be made: {}; check the path", out, failed.message()))
-        .at_path(out);
-  }
-  std::vector<size_t> ends;
-  Bytes filled = 0;
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (filled != 0 && filled + tensors[i].bytes > kShardBytes) ends.push_back(i), filled = 0;
-    filled += tensors[i].bytes;
-  }
-  ends.push_back(tensors.size());
-  Writer writer(folder, model.dtype, options.seed, total, progress);
-  json::object map;
-  for (size_t s = 0, begin = 0; s < ends.size(); begin = ends[s++]) {
-    const std::string name =
-        ends.size() == 1 ? "model.safetensors"
-                         : fmt::format("model-{:05}-of-{:05}.safetensors", s + 1, ends.size());
-    for (size_t i = begin; i < ends[s]; ++i) map[tensors[i].name] = name;
-    writer.shard(name, tensors, begin, ends[s]);
-  }
-  if (ends.size() > 1) {
-    write_file(folder / "model.safetensors.index.json",
-               to_pretty(json::object{{"metadata", json::object{{"total_size", total}}},
-                                      {"weight_map", map}}));
-  }
-  write_file(folder / "tokenizer.json", synthetic_tokenizer_json(model.vocab_size, options.seed));
-  write_file(folder / "tokenizer_config.json", synthetic_tokenizer_config_json());
-  config["bos_token_id"] = static_cast<int64_t>(model.vocab_size) - 2;
-  config["eos_token_id"] = static_cast<int64_t>(model.vocab_size) - 1;
-  write_file(folder / "generation_config.json",
-             to_pretty(json::object{{"bos_token_id", config["bos_token_id"]},
-                                    {"eos_token_id", config["eos_token_id"]}}));
-  write_file(folder / "config.json",
-             to_pretty(config));  // last: without it the folder holds no model
-  return {
-      .weight_bytes = total, .layers = model.layers, .shards = static_cast<uint32_t>(ends.size())};
+  Unfinished made(folder);
+  const SynthReport report = write_model(made, model, config, options.seed, progress);
+  made.keep();
+  return report;
 }
 
 }  // namespace headrace::engine

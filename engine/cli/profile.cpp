@@ -63,7 +63,7 @@ void hand_down(const Common& common, std::vector<std::string>& command) {
   if (common.color != usual.color) add("--color", common.color);
 }
 
-void run_profile(const Flags& flags, const Common& common) {
+void run_profile(const Flags& flags, Common& common) {
   std::vector<std::string> command = flags.command;
   if (!command.empty() && command.front() == "headrace") command.erase(command.begin());
   if (command.empty()) {
@@ -73,6 +73,12 @@ void run_profile(const Flags& flags, const Common& common) {
         .at_field("COMMAND");
   }
   if (command.front() == "report") {
+    // What follows the command is the command's own, and this command is ours.
+    if (std::erase(command, "--json") != 0) common.json = true;
+    if (command.size() > 2 && command[2].starts_with("-o")) {
+      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out")
+          .at_field("-o");
+    }
     if (command.size() != 2)
       throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
     if (!flags.output.empty()) {
