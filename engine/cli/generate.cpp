@@ -80,6 +80,18 @@ SamplingParams sampling(const GenerateFlags& flags, const ModelFolder& folder) {
   return p;
 }
 
+// What the model's own settings ask for and this version leaves out is said, not passed over.
+void warn_of_settings(const ModelFolder& folder, const Common& common) {
+  constexpr std::pair<const char*, double> kNeutral[] = {
+      {"repetition_penalty", 1}, {"min_p", 0}, {"typical_p", 1}, {"no_repeat_ngram_size", 0}};
+  for (const auto& [key, neutral] : kNeutral) {
+    const double value = configured<double>(folder, key).value_or(neutral);
+    if (value == neutral) continue;
+    log(common, Level::kWarning,
+        fmt::format("generation_config.json: {} {} is not in this version; left out", key, value));
+  }
+}
+
 std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
                                  const Tokenizer* tokenizer) {
   std::vector<std::string> texts = flags.prompts;
@@ -202,6 +214,14 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
                   Generator::demand(requests));
   bar.finish();
   note_device(flags.run, common);
+  warn_of_settings(session.folder(), common);
+  for (size_t i = 0; i < requests.size() && flags.max_tokens; ++i) {
+    const uint32_t room = requests[i].sampling.max_tokens;
+    if (room == *flags.max_tokens) continue;
+    log(common, Level::kInfo,
+        fmt::format("prompt {}: the model's length leaves room for {} tokens, not {}", i, room,
+                    *flags.max_tokens));
+  }
   RouteTrace routes(session, flags.route_trace);
   Generator generator(session);
   Printer printer(tokenizer.get(), !common.json && requests.size() == 1);

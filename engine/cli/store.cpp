@@ -65,22 +65,23 @@ void verify(const std::string& target, const std::string& store, const Common& c
   const auto damaged =
       swap::verify_store(path, [](Bytes done, Bytes total) { bar->update("verify", done, total); });
   own.finish();
-  if (common.json) {
-    json::array out;
-    for (const std::string& line : damaged) out.emplace_back(line);
-    print_json({{"path", path}, {"damaged", out}});
-  } else {
-    for (const std::string& line : damaged) print_text(line + "\n");
-  }
-  if (damaged.empty())
+  json::object out{{"path", path}, {"damaged", json::array(damaged.begin(), damaged.end())}};
+  if (damaged.empty()) {
+    if (common.json) print_json(out);
     return log(common, Level::kInfo, fmt::format("{}: every byte is right", path));
-  Error error(
-      ErrorCode::kCorrupt,
-      fmt::format(
-          "{}: {} damaged; remove it with `headrace store remove` and run again", path,
-          damaged.size() == 1 ? "a chunk is" : fmt::format("{} chunks are", damaged.size())));
-  if (!common.json) throw std::move(error).at_path(path);
-  log(common, Level::kError, error.what());
+  }
+  const std::string text = fmt::format(
+      "{}: {} damaged; remove it with `headrace store remove` and run again", path,
+      damaged.size() == 1 ? "a chunk is" : fmt::format("{} chunks are", damaged.size()));
+  if (!common.json) {
+    for (const std::string& line : damaged) print_text(line + "\n");
+    throw Error(ErrorCode::kCorrupt, text).at_path(path);
+  }
+  // One object on stdout: the error as everywhere, beside what is damaged.
+  out["error"] = json::object{
+      {"type", name_of(ErrorCode::kCorrupt)}, {"message", lossless(text)}, {"path", path}};
+  print_json(out);
+  log(common, Level::kError, text);
   throw Silent{1};
 }
 

@@ -385,6 +385,14 @@ class SameTokens(Checks):
         path.write_text(json.dumps(settings | {"do_sample": False}))
         self.assertEqual(tokens(self.run_json("generate", model, *flags)), greedy)
 
+    def test_settings_that_are_left_out_are_said(self):
+        model = self.copy_model(MODEL)
+        (model / "generation_config.json").write_text('{"repetition_penalty": 1.2, "min_p": 0}')
+        lines = self.ok("generate", model, "--ids", "5", "-n", "1").err.splitlines()
+        warned = [line for line in lines if "warning" in line]
+        self.assertEqual(len(warned), 1, lines)
+        self.assertIn("repetition_penalty", warned[0])
+
     def test_route_trace(self):
         path = self.folder / "routes.jsonl"
         config = json.loads((experts() / "config.json").read_text())
