@@ -30,7 +30,8 @@ build() {  # preset target
 }
 
 tests() {  # preset regex jobs
-  ctest --test-dir "build/$1" -R "$2" -j "$3" --output-on-failure --output-junit "$PWD/$results/$1.xml" 2>&1 |
+  ctest --test-dir "build/$1" -R "$2" -j "$3" --output-on-failure --output-junit "$PWD/$results/$1.xml" \
+    --test-output-size-passed 10000000 --test-output-size-failed 10000000 2>&1 |
     grep -E 'Test +#|Failure|FAILED|seed|tests passed|Error|ERROR|SUMMARY' | grep -v Passed
 }
 
