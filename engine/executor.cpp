@@ -23,7 +23,10 @@ using scheduler::TaskKind;
 using scheduler::TaskRef;
 
 constexpr int64_t kEnterRound = -1;
-constexpr uint64_t kInFlightMax = 1024;  // tickets held; the pager has four times as many
+// Tickets held at most: by each lane's transfers, and, one more, by what a hole fetches. The pager
+// has as many as both lanes and a hole together.
+constexpr uint64_t kLaneTicketsMax = 1024;
+constexpr size_t kHoleTicketsMax = 2047;
 
 bool is_transfer(const Task& task) {
   return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
@@ -39,9 +42,9 @@ struct TaskState {
 };
 
 struct LaneQueue {
-  Lane lane = Lane::kCompute;
-  std::vector<uint32_t> tasks;  // indices into the round, in lane order
-  size_t next = 0;
+  std::vector<uint32_t> tasks;       // indices into the round, in lane order
+  size_t next = 0;                   // of this round
+  uint64_t started = 0, reaped = 0;  // over all rounds: those before `reaped` hold no ticket
 };
 
 }  // namespace
@@ -61,8 +64,11 @@ struct Executor::Impl {
                    int64_t now);
   bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& state, int64_t now);
   bool finished(TaskState& s);
+  void settle(TaskState& s);
+  bool has_ticket(LaneQueue& q, std::vector<TaskState>& states);
   void start(const Task& task, TaskState& s, int64_t now);
   void stall(uint64_t seen, const Task& blocked);
+  void stalled(bool copy, uint64_t begin);
 
   // --- compute
   void compute(const Task& task, models::Activations& a, const models::Pass& pass);
@@ -74,11 +80,11 @@ struct Executor::Impl {
   void fetch(const Hole& hole, const Pick& pick, ObjectId object, Range chunks);
   void fetch_staged(const Pool& pool, const swap::Transfer& transfer);
   void await(swap::Ticket ticket);
+  void await_hole(size_t count);
   void trace_task(const char* name, uint64_t begin_ns);
 
   Parts p;
   ExecutorCounters counters;
-  uint64_t waited = 0;                      // transfers whose tickets are free again
   std::vector<std::vector<Bytes>> offsets;  // [object][chunk]: inside a pool slot
   std::vector<std::vector<uint32_t>>
       resident_index;                // [object][chunk]: into plan.residents, or kNone
@@ -89,6 +95,7 @@ struct Executor::Impl {
   scheduler::Filled filled;
   std::vector<uint32_t> choices;
   std::vector<swap::Ticket> hole_tickets;  // of the wave under way, in pick order
+  size_t hole_awaited = 0;                 // how many of those are free again
   std::vector<const std::byte*> addresses;
   std::vector<const char*> names;  // of segments, for the trace
   int64_t round = 0;               // of the next or running pass
@@ -96,7 +103,7 @@ struct Executor::Impl {
 
 Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
   const scheduler::Plan& plan = p.plan;
-  size_t chunks_max = 64, candidates_max = 64;
+  size_t chunks_max = 64, candidates_max = 64, fetches_max = 64;
   for (const ObjectSpec& object : p.workload.objects) {
     std::vector<Bytes>& at = offsets.emplace_back();
     Bytes sum = 0;
@@ -113,18 +120,19 @@ Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
   for (const Pool& pool : plan.pools) pools.push_back(scheduler::initial_state(pool));
   for (const Hole& hole : plan.holes) {
     const SegmentSpec& segment = p.workload.segments[hole.segment];
-    const size_t n = segment.kind == SegmentKind::kEmbed
-                         ? p.workload.objects[segment.candidates[0]].chunks.size()
-                         : segment.candidates.size();
-    candidates_max = std::max(candidates_max, n);
+    size_t chunks = 0;
+    for (ObjectId id : segment.candidates) chunks += p.workload.objects[id].chunks.size();
+    const bool rows = segment.kind == SegmentKind::kEmbed;
+    candidates_max = std::max(candidates_max, rows ? chunks : segment.candidates.size());
+    fetches_max = std::max(fetches_max, chunks);
   }
-  choices.reserve(std::max<size_t>(candidates_max, plan.rows_max * 16));
+  choices.reserve(std::max<size_t>(candidates_max, size_t{plan.rows_max} * 16));
   filled.picks.reserve(candidates_max);
   filled.wave_end.reserve(candidates_max);
-  hole_tickets.reserve(std::max(candidates_max, chunks_max));
+  hole_tickets.reserve(fetches_max);
   addresses.reserve(chunks_max);
 
-  transfers = {{Lane::kDiskRead, {}, 0}, {Lane::kHostToDevice, {}, 0}};
+  transfers.resize(2);  // disk read, host to device
   for (uint32_t t = 0; t < plan.steady.tasks.size(); ++t) {
     const Task& task = plan.steady.tasks[t];
     if (!is_transfer(task)) {
@@ -178,11 +186,14 @@ std::byte* Executor::Impl::resident(ObjectId object, uint32_t chunk) const {
 bool Executor::Impl::finished(TaskState& s) {
   if (!s.pending) return true;
   if (!p.pager.done(s.ticket)) return false;
+  settle(s);
+  return true;
+}
+
+void Executor::Impl::settle(TaskState& s) {
   s.pending = false;
-  ++waited;
   p.pager.wait(s.ticket);  // throws what went wrong
   s.done = s.started;
-  return true;
 }
 
 bool Executor::Impl::edges_done(const Round& r, const Task& task, std::vector<TaskState>& states,
@@ -210,6 +221,14 @@ void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
   ++counters.transfers;
 }
 
+// Whether the lane may hold one more ticket. Those of transfers that are done and that nobody has
+// asked for yet are freed first: a stream may run further ahead than there are tickets.
+bool Executor::Impl::has_ticket(LaneQueue& q, std::vector<TaskState>& states) {
+  if (q.started - q.reaped < kLaneTicketsMax) return true;
+  while (q.reaped < q.started && finished(states[q.tasks[q.reaped % q.tasks.size()]])) ++q.reaped;
+  return q.started - q.reaped < kLaneTicketsMax;
+}
+
 // Starts every transfer that heads its lane and whose edges are done.
 bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
                                  std::vector<TaskState>& states, int64_t now) {
@@ -218,10 +237,10 @@ bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
     while (q.next < q.tasks.size()) {
       const uint32_t t = q.tasks[q.next];
       const Task& task = r.tasks[t];
-      if (counters.transfers - waited >= kInFlightMax) break;
+      if (!has_ticket(q, states)) break;
       if (!finished(states[t]) || !edges_done(r, task, states, now)) break;
       start(task, states[t], now);
-      ++q.next;
+      ++q.next, ++q.started;
       any = true;
     }
   }
@@ -230,7 +249,7 @@ bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
 
 void Executor::Impl::enter(const std::function<void(Bytes, Bytes)>& progress) {
   const Round& r = p.plan.enter;
-  std::vector<LaneQueue> queues = {{Lane::kDiskRead, {}, 0}, {Lane::kHostToDevice, {}, 0}};
+  std::vector<LaneQueue> queues(transfers.size());
   Bytes total = 0, done = 0;
   for (uint32_t t = 0; t < r.tasks.size(); ++t) {
     queues[r.tasks[t].lane == Lane::kDiskRead ? 0 : 1].tasks.push_back(t);
@@ -288,14 +307,15 @@ void Executor::Impl::stall(uint64_t seen, const Task& blocked) {
   }
   const uint64_t begin = steady_clock().now_ns();
   p.pager.wait_change(seen);
+  stalled(copy, begin);
+}
+
+void Executor::Impl::stalled(bool copy, uint64_t begin) {
   const uint64_t end = steady_clock().now_ns();
   (copy ? counters.stall_copy_s : counters.stall_disk_s) += static_cast<double>(end - begin) * 1e-9;
-  if (p.trace) {
-    p.trace->record({.name = copy ? "stall: copy" : "stall: disk_read",
-                     .lane = 0,
-                     .begin_ns = begin,
-                     .end_ns = end});
-  }
+  if (!p.trace) return;
+  const char* name = copy ? "stall: copy" : "stall: disk_read";
+  p.trace->record({.name = name, .lane = 0, .begin_ns = begin, .end_ns = end});
 }
 
 // ---- compute
@@ -340,18 +360,15 @@ void Executor::Impl::forward(const Task& task, models::Activations& a, const mod
 }
 
 void Executor::Impl::await(swap::Ticket ticket) {
-  ++waited;
-  if (!p.pager.done(ticket)) {
-    const uint64_t begin = steady_clock().now_ns();
-    p.pager.wait(ticket);
-    const uint64_t end = steady_clock().now_ns();
-    counters.stall_disk_s += static_cast<double>(end - begin) * 1e-9;
-    if (p.trace) {
-      p.trace->record({.name = "stall: disk_read", .lane = 0, .begin_ns = begin, .end_ns = end});
-    }
-    return;
-  }
+  if (p.pager.done(ticket)) return p.pager.wait(ticket);
+  const uint64_t begin = steady_clock().now_ns();
   p.pager.wait(ticket);
+  stalled(false, begin);
+}
+
+// Waits for the first `count` fetches of the wave.
+void Executor::Impl::await_hole(size_t count) {
+  while (hole_awaited < count) await(hole_tickets[hole_awaited++]);
 }
 
 // A pool on the device is filled through a staging slot on the host: read, then copy, one at a
@@ -363,7 +380,7 @@ void Executor::Impl::fetch_staged(const Pool& pool, const swap::Transfer& transf
   read.target = p.host.data() + ring.offset;
   await(p.pager.start(read));
   copy.source = read.target;
-  hole_tickets.push_back(p.pager.start(copy));
+  await(p.pager.start(copy));  // and the one staging slot is free again
   counters.transfers += 2;
 }
 
@@ -379,12 +396,12 @@ void Executor::Impl::fetch(const Hole& hole, const Pick& pick, ObjectId object, 
     t.target = address(pick.slot, round) + (chunk_offset(object, c) - first);
     if (pool.staging != kNone) {
       fetch_staged(pool, t);
-      await(hole_tickets.back());  // the one staging slot is free again
-      hole_tickets.pop_back();
-    } else {
-      hole_tickets.push_back(p.pager.start(t));
-      ++counters.transfers;
+      continue;
     }
+    // Experts of hundreds of chunks, all wanted at once, are more than there are tickets.
+    hole_tickets.push_back(p.pager.start(t));
+    if (hole_tickets.size() > kHoleTicketsMax) await_hole(hole_tickets.size() - kHoleTicketsMax);
+    ++counters.transfers;
   }
 }
 
@@ -402,7 +419,7 @@ void Executor::Impl::fill_hole(const Task& task, const Body& body) {
                   filled);
   uint32_t begin = 0;
   for (uint32_t end : filled.wave_end) {
-    hole_tickets.clear();
+    hole_tickets.clear(), hole_awaited = 0;
     const auto chunks_of = [&](const Pick& pick) {
       const ObjectId object = segment.candidates[rows ? 0 : pick.candidate];
       return rows ? Range{pick.candidate, pick.candidate + 1}
@@ -413,14 +430,12 @@ void Executor::Impl::fill_hole(const Task& task, const Body& body) {
       if (!pick.fetch) continue;
       fetch(hole, pick, segment.candidates[rows ? 0 : pick.candidate], chunks_of(pick));
     }
-    size_t ticket = 0;
+    size_t wanted = 0;  // fetches that the picks so far need
     const bool staged = hole.pool != kNone && p.plan.pools[hole.pool].staging != kNone;
     for (uint32_t i = begin; i < end; ++i) {
       const Pick& pick = filled.picks[i];
       const Range chunks = chunks_of(pick);
-      for (uint32_t c = 0; pick.fetch && !staged && c < chunks.size(); ++c) {
-        await(hole_tickets[ticket++]);
-      }
+      if (pick.fetch && !staged) await_hole(wanted += chunks.size());
       const uint64_t at = p.trace ? p.trace->now_ns() : 0;
       body(pick, chunks);
       trace_task(names[task.segment], at);
@@ -476,10 +491,7 @@ void Executor::run(models::Activations& activations, const models::Pass& pass) {
 
 void Executor::drain() {
   for (TaskState& s : impl_->state) {
-    while (!impl_->finished(s)) {
-      const uint64_t seen = impl_->p.pager.finished();
-      if (!impl_->p.pager.done(s.ticket)) impl_->p.pager.wait_change(seen);
-    }
+    if (s.pending) impl_->settle(s);
   }
 }
 

@@ -242,8 +242,7 @@ void Session::allocate_and_load(const Demand& demand) {
   }
   kv_ = std::make_unique<KvCache>(work_.span(activation_bytes, plan.kv_blocks * w.needs.kv_block),
                                   w.needs.kv_block, plan.kv_blocks, w.sequences, longest);
-  std::vector<std::span<std::byte>> buffers;
-  if (device_.size() != 0) buffers.push_back(device_.span(0, device_.size()));
+  std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
   if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
   pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
                                       .disk_rate = options_.disk_rate,

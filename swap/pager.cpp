@@ -11,6 +11,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "core/error.h"
@@ -71,7 +72,11 @@ class ThreadedPager final : public Pager {
     HEADRACE_ASSERT(options.tickets_max > 0);
     free_.reserve(options.tickets_max);
     for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
-    owner_ = std::thread([this] { own_disk(); });
+    try {
+      owner_ = std::thread([this] { own_disk(); });
+    } catch (const std::system_error& error) {
+      throw_no_thread(error);
+    }
     {
       std::unique_lock lock(done_mutex_);
       changed_.wait(lock, [&] { return opened_; });
@@ -80,18 +85,22 @@ class ThreadedPager final : public Pager {
       owner_.join();
       std::rethrow_exception(open_error_);
     }
-    copier_ = std::thread([this] { copy(); });
+    try {
+      copier_ = std::thread([this] { copy(); });
+    } catch (const std::system_error& error) {
+      stop_disk();
+      throw_no_thread(error);
+    }
   }
 
   ~ThreadedPager() override {
-    for (Inbox* inbox : {&disk_, &copies_}) {
-      const std::lock_guard lock(inbox->mutex);
-      inbox->stop = true;
-      inbox->filled.notify_all();
-      if (inbox == &disk_) backend_->wake();
+    {
+      const std::lock_guard lock(copies_.mutex);
+      copies_.stop = true;
+      copies_.filled.notify_all();
     }
     copier_.join();
-    owner_.join();
+    stop_disk();
   }
 
   Ticket start(const Transfer& transfer) override {
@@ -105,11 +114,10 @@ class ThreadedPager final : public Pager {
     slot.result = {};
     slot.state.store(State::kPending, std::memory_order_release);
     started_.fetch_add(1, std::memory_order_relaxed);
-    const bool is_read = transfer.edge.from == Tier::kDisk;
+    const bool is_read = transfer.source == nullptr;
     if (is_read) {
+      HEADRACE_ASSERT(transfer.edge.from == Tier::kDisk, name_of(transfer.edge));
       HEADRACE_ASSERT(reinterpret_cast<uintptr_t>(transfer.target) % kBlock == 0);
-    } else {
-      HEADRACE_ASSERT(transfer.source != nullptr);
     }
     Inbox& inbox = is_read ? disk_ : copies_;
     const std::lock_guard lock(inbox.mutex);
@@ -171,6 +179,23 @@ class ThreadedPager final : public Pager {
   }
 
  private:
+  [[noreturn]] static void throw_no_thread(const std::system_error& error) {
+    throw Error(ErrorCode::kFailed,
+                fmt::format("threads for the disk and for copies: {}; allow this user more of them "
+                            "(ulimit -u)",
+                            error.what()));
+  }
+
+  void stop_disk() {
+    {
+      const std::lock_guard lock(disk_.mutex);
+      disk_.stop = true;
+      disk_.filled.notify_all();
+      backend_->wake();
+    }
+    owner_.join();
+  }
+
   Ticket take_ticket() {
     const std::lock_guard lock(free_mutex_);
     HEADRACE_ASSERT(!free_.empty(), "more transfers under way than tickets_max");

@@ -27,10 +27,9 @@ struct Transfer {
   ObjectId object = 0;
   uint32_t chunk = 0;
   Kind kind = Kind::kWeights;
-  Edge edge{Tier::kDisk, Tier::kHost};  // what the ledger counts; edge.from kDisk reads the store,
-                                        // kHost copies memory from `source`
+  Edge edge{Tier::kDisk, Tier::kHost};  // what the ledger counts
   bool counted = true;                  // false for the staging half of a disk->device transfer
-  const std::byte* source = nullptr;    // copies only
+  const std::byte* source = nullptr;    // given: memory that is copied; null: the store is read
   std::byte* target = nullptr;          // room for the whole chunk; kBlock-aligned
   Priority priority = Priority::kPrefetch;
 };

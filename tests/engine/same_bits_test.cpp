@@ -205,6 +205,42 @@ TEST(SameBits, AModelEightTimesTheDevice) {
   }
 }
 
+// More chunks in flight, and more of them staying on the host of a device, than the executor holds
+// tickets: it used to wait for tickets that nobody would give back.
+TEST(SameBits, ThousandsOfChunksAheadDoNotHang) {
+  Random random(test::seed(), 10);
+  const test::TempFolder folder;
+  const std::string model = folder.path_of("m");
+  engine::synthesize(model,
+                     {.family = "llama",
+                      .set = {{"hidden_size", 16},
+                              {"intermediate_size", 16},
+                              {"num_hidden_layers", 600},
+                              {"num_attention_heads", 2},
+                              {"num_key_value_heads", 1},
+                              {"head_dim", 8},
+                              {"vocab_size", 300}},
+                      .dtype = "float32",
+                      .seed = random.next_u64()},
+                     {});
+  const std::vector<Request> requests = {
+      {test::random_ids(random, 300, 5), {.max_tokens = 4, .ignore_eos = true}, {}}};
+  SessionOptions o;
+  o.store = folder.path_of("stores");
+  o.cache = folder.path_of("cache");
+  o.memory = 2 * kGiB;
+  const test::RunResult whole = test::run({model, o, requests});
+  o.choices = {.policy = "stream", .prefetch_depth = 1500};
+  const test::RunResult deep = test::run({model, o, requests});
+  EXPECT_EQ(deep.tokens, whole.tokens);
+  expect_exact(deep);
+  o.choices = {.policy = "auto", .prefetch_depth = 1};
+  o.device_memory = 6 * kMiB;  // what is bound once and a ring; the rest stays on the host
+  const test::RunResult staged = test::run({model, o, requests});
+  EXPECT_EQ(staged.tokens, whole.tokens);
+  expect_exact(staged);
+}
+
 TEST(Refused, NamesTheSmallestBudgetAndThatOneWorks) {
   Random random(test::seed(), 4);
   for (uint64_t index = 0; index < test::cases(5); ++index) {
@@ -244,9 +280,12 @@ TEST(Exact, CountedEqualsWhatTheKernelCounted) {
   for (uint64_t index = 0; index < 5; ++index) {
     SCOPED_TRACE(test::seed_note(index));
     const Case c = make_case(random, folder, index);
-    for (const char* engine : {"io_uring", "pread"}) {
+    for (const bool device : {false, true}) {
+      const char* engine = random.chance(0.5) ? "io_uring" : "pread";
+      SCOPED_TRACE(device ? "a device, staged" : "two tiers");
       SessionOptions o = c.base;
       o.io_engine = engine;
+      if (device) o.device_memory = 2 * kMiB;
       o.memory = test::smallest_budget(c.model, o, c.requests) + random.below(2 * kMiB);
       engine::ModelFolder model = engine::open_model(c.model);
       std::vector<Request> requests = c.requests;

@@ -261,6 +261,22 @@ TEST(Pager, CopiesAndCountsThem) {
             (std::vector<LedgerRow>{{edge, Kind::kWeights, bytes, tickets.size()}}));
 }
 
+// The second half of a disk->device transfer is a copy of what was staged, and counts as the edge
+// that it completes; the disk is not asked again.
+TEST(Pager, StagedBytesAreNotReadTwice) {
+  Random random(test::seed());
+  const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
+  const Arena arena(2 * store.most());
+  const auto pager = pager_over("simulated", store, {}, {.faults = {.bad_block = 1.0}});
+  const Bytes bytes = store.truth(0, 0).size();
+  std::memset(arena.data(), 0x2a, bytes);
+  const Edge edge{Tier::kDisk, Tier::kDevice};
+  std::byte* const target = arena.data() + store.most();
+  pager->wait(pager->start({.edge = edge, .source = arena.data(), .target = target}));
+  EXPECT_EQ(std::memcmp(target, arena.data(), bytes), 0);
+  EXPECT_EQ(pager->ledger().rows(), (std::vector<LedgerRow>{{edge, Kind::kWeights, bytes, 1}}));
+}
+
 TEST(Pager, WaitChangeLosesNoWakeUp) {
   Random random(test::seed());
   const ImageStore store(random, {.blocks_most = 2});
