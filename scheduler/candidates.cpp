@@ -173,18 +173,25 @@ void estimate(const Workload& w, const Machine& m, const Inventory& inventory, c
               Candidate& candidate) {
   const Passes passes = passes_of(w, candidate.rows_max);
   const uint32_t together = std::max(1u, std::min(w.sequences, candidate.rows_max));
-  Bytes kept = 0;
+  Bytes kept = 0, slot = kBlock;
   for (const ObjectSpec& object : w.objects) {
     for (size_t c = 0; c < object.chunks.size(); ++c) {
-      if (d.home[object.id][c] != Home::kDisk) kept += object.chunks[c];
+      if (d.home[object.id][c] != Home::kDisk) {
+        kept += object.chunks[c];
+      } else {
+        slot = std::max(slot, object.chunks[c]);
+      }
     }
   }
   const bool device = candidate.room.has_device;
-  const Load prompt = load_of(w, m, inventory, d, device, passes.prefill_rows);
+  Load prompt = load_of(w, m, inventory, d, device, passes.prefill_rows);
   candidate.decode = load_of(w, m, inventory, d, device, together);
+  Load decode = candidate.decode;
+  prompt.disk_s *= stream_jitter(slot, candidate.depth);
+  decode.disk_s *= stream_jitter(slot, candidate.depth);
   candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
                          passes.prefill * pass_seconds(prompt, candidate.depth) +
-                         passes.decode * pass_seconds(candidate.decode, candidate.depth);
+                         passes.decode * pass_seconds(decode, candidate.depth);
 }
 
 void check_kv(const Workload& w, const Budgets& b) {
@@ -200,6 +207,11 @@ void check_kv(const Workload& w, const Budgets& b) {
 }
 
 }  // namespace
+
+double stream_jitter(Bytes slot_bytes, uint32_t depth) {
+  constexpr double kLost = 2.0 * kMiB;
+  return 1 + kLost / (static_cast<double>(slot_bytes) * (depth + 1));
+}
 
 Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate) {
   Choices choices;

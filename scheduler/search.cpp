@@ -46,30 +46,22 @@ uint64_t workload_hash(const Workload& workload) {
 
 namespace {
 
-constexpr size_t kSimulated = 10;        // candidates whose plan is expanded and timed
-constexpr double kAsGood = 1.01;         // totals that close are equal: fewer bytes decide
-constexpr Bytes kBytesAhead = 8 * kMiB;  // what keeps a disk busy, read ahead of the compute
+constexpr size_t kSimulated = 10;  // candidates whose plan is expanded and timed
+constexpr double kAsGood = 1.01;   // totals that close are equal: fewer bytes decide
 
 struct Trial {  // without its plan: those of a large model are large
   const Candidate* candidate = nullptr;
   double total_s = 0, predicted_s = 0;
   Bytes bytes = 0, rings = 0;
-  uint32_t starved = 0;
 };
 
-// Chunks that the streams are short of what keeps a disk busy. Simulated time knows no jitter:
-// there one chunk ahead is as good as eight; a disk with one request at a time gave half its rate.
-uint32_t starved_by(const Plan& plan) {
-  uint32_t starved = 0;
+double jitter(const Plan& plan) {
+  double factor = 1;
   for (const Ring& ring : plan.rings) {
-    if (ring.step == 0 || ring.slot_bytes == 0) continue;
-    const Bytes wanted =
-        std::clamp<Bytes>((kBytesAhead + ring.slot_bytes - 1) / ring.slot_bytes, 4, 32);
-    if (wanted > plan.prefetch_depth) {
-      starved = std::max(starved, static_cast<uint32_t>(wanted) - plan.prefetch_depth);
-    }
+    if (ring.step != 0)
+      factor = std::max(factor, stream_jitter(ring.slot_bytes, plan.prefetch_depth));
   }
-  return starved;
+  return factor;
 }
 
 class Search {
@@ -164,14 +156,15 @@ Trial Search::try_out(const Candidate& candidate) const {
   HEADRACE_ASSERT(!settled.deadlock, settled.deadlock_tasks);
   // The first pass waits for what enter loads; the two after it are as long as any other.
   const double entered = settled.makespan_s - 3 * settled.steady_s;
-  double total = std::max(0.0, entered) + passes.decode * settled.steady_s;
+  const double disk_s = candidate.decode.disk_s * jitter(plan);  // of any pass
+  const double decode_s = std::max(settled.steady_s, disk_s);
+  double total = std::max(0.0, entered) + passes.decode * decode_s;
   if (passes.prefill > 0) {
     const PassRows prompt{passes.prefill_rows, w_.context,
                           std::min(passes.prefill_rows, plan.outputs_max)};
-    total += passes.prefill * simulate(plan, w_, m_, {prompt, prompt}).steady_s;
+    total += passes.prefill * std::max(disk_s, simulate(plan, w_, m_, {prompt, prompt}).steady_s);
   }
-  return {&candidate,      total, settled.steady_s, plan.bytes, plan.memory.stream_ring,
-          starved_by(plan)};
+  return {&candidate, total, decode_s, plan.bytes, plan.memory.stream_ring};
 }
 
 std::vector<Trial>::const_iterator Search::choose(const std::vector<Trial>& trials) {
@@ -180,8 +173,8 @@ std::vector<Trial>::const_iterator Search::choose(const std::vector<Trial>& tria
   // Where everything fits, every policy keeps everything: that is called pin.
   const auto rank = [&](const Trial& t) {
     const std::string_view policy = t.candidate->policy->name;
-    return std::tuple(t.total_s > least * kAsGood, t.starved, t.bytes, t.rings, policy != "pin",
-                      policy, t.candidate->rows_max, t.candidate->depth);
+    return std::tuple(t.total_s > least * kAsGood, t.bytes, t.rings, policy != "pin", policy,
+                      t.candidate->rows_max, t.candidate->depth);
   };
   return std::min_element(trials.begin(), trials.end(),
                           [&](const Trial& a, const Trial& b) { return rank(a) < rank(b); });

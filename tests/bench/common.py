@@ -21,7 +21,7 @@ def headrace(binary, *args, env=None, check=True):
 
 def huge_buffer(size):
     """Anonymous memory in 2 MiB pages: reads into small pages are limited to a third of the disk's rate."""
-    room = mmap.mmap(-1, size + (2 << 20))
+    room = mmap.mmap(-1, size + (2 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     room.madvise(mmap.MADV_HUGEPAGE)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % (2 << 20)
     return memoryview(room)[start:start + size]

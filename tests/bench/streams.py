@@ -35,9 +35,9 @@ def main():
         common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
     fractions = [float(f) for f in a.fractions.split(",")]
 
-    def decode(memory, *more):
-        return common.headrace(a.headrace, "generate", model, "--ids", IDS, "-n", a.tokens, "--ignore-eos",
-                               "--store", store, "--memory", memory, *more)
+    def decode(memory, tokens=a.tokens, policy="auto"):
+        return common.headrace(a.headrace, "generate", model, "--ids", IDS, "-n", tokens, "--ignore-eos",
+                               "--store", store, "--memory", memory, "--policy", policy)
 
     weights = decode("20GiB")["plan"]["weights_bytes"]
     runs = {f: [] for f in fractions}
@@ -46,7 +46,7 @@ def main():
         inside = decode(weights + (1 << 30))["timings"]["decode_tokens_per_second"]
         for f in fractions:
             budget = int(f * weights)
-            planned, lru = decode(budget), decode(budget, "--policy", "lru", "-n", 6)
+            planned, lru = decode(budget), decode(budget, 6, "lru")
             rate = planned["timings"]["decode_tokens_per_second"]
             ceiling = min(inside, disk / planned["plan"]["bound_bytes"])
             runs[f].append({"disk": disk, "inside": inside, "rate": rate, "ratio": rate / ceiling,
