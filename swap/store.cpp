@@ -69,10 +69,13 @@ class OpenStore final : public Store {
     }
     const uint32_t version = super.candidates.front().version;
     if (version > kStoreVersion) {
-      throw_unusable(folder,
-                     fmt::format("a newer Headrace made it (store format {}, this one reads "
-                                 "up to {}), so use that one or give up what it made",
-                                 version, kStoreVersion));
+      // Not damage: what a newer one made is not for this one to replace.
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("cannot open the store {}: a newer Headrace made it (store format "
+                              "{}, this one reads up to {}); use that one, give another --store, "
+                              "or remove it with `headrace store remove {}`",
+                              folder, version, kStoreVersion, folder))
+          .at_path(folder);
     }
     if (version < kStoreVersion) {
       throw_unusable(folder, fmt::format("an older Headrace made it (store format {}, this one "

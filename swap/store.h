@@ -46,9 +46,9 @@ struct StoreInfo {  // `store list`
 
 class Store {
  public:
-  // Opens a complete store. Throws kFormat (damaged, unfinished, newer format: the message says
-  // what to do), kIo, or kFailed when another process is writing it. Reads super and manifest with
-  // direct I/O.
+  // Opens a complete store. Throws kFormat (damaged, unfinished, older: it may be made anew),
+  // kUnsupported (a newer version made it: it must stay), kIo, or kFailed when another process is
+  // writing it. Reads super and manifest with direct I/O.
   static std::unique_ptr<Store> open(const std::string& folder);
   virtual ~Store() = default;
 
