@@ -258,6 +258,15 @@ class ThreadedPager final : public Pager {
       changed_.notify_all();
     }
     if (open_error_) return;
+    try {
+      read_until_told();
+    } catch (const std::exception& error) {
+      refuse_everything(error.what());
+    }
+    backend_.reset();  // here, because a ring belongs to its thread
+  }
+
+  void read_until_told() {
     Reader reader(*backend_, steady_clock(),
                   {.bytes_in_flight = options_.bytes_in_flight,
                    .request_bytes = options_.request_bytes,
@@ -267,13 +276,8 @@ class ThreadedPager final : public Pager {
                    .store_uuid = store_.uuid()});
     std::vector<ChunkResult> results;
     results.reserve(options_.tickets_max);
-    try {
-      while (serve_disk(reader, results)) {
-      }
-    } catch (const std::exception& error) {
-      refuse_everything(error.what());
+    while (serve_disk(reader, results)) {
     }
-    backend_.reset();  // here, because a ring belongs to its thread
   }
 
   // One turn of the owner; false when it is told to stop and nothing is left with the device.
