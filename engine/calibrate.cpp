@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -89,21 +90,30 @@ Products measure_products(const kernels::Kernels& k, ThreadPool& pool, DType typ
 
 struct Disk {
   double read_bytes_per_s = 1e9, write_bytes_per_s = 1e9, latency_s = 1e-4;
+  bool measured = false;
   std::string how;
 };
 
+// Past this limit the kernel would end the process by a signal.
+bool may_write_scratch() {
+  struct rlimit limit {};
+  return ::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+         limit.rlim_cur >= kScratchBytes;
+}
+
 Disk measure_disk(const std::string& folder) {
   Disk disk;
-  fs::create_directories(folder);
+  std::error_code ignored;
+  fs::create_directories(folder, ignored);
   std::string path = folder + "/calibrate-XXXXXX";
-  const int made = ::mkstemp(path.data());
+  const int made = may_write_scratch() ? ::mkstemp(path.data()) : -1;
   if (made < 0) {
     disk.how = "assumed 1 GB/s: no scratch file could be made in " + folder;
     return disk;
   }
   ::close(made);
-  const bool direct = true;
   int fd = ::open(path.c_str(), O_RDWR | O_DIRECT | O_CLOEXEC);
+  const bool direct = fd >= 0;
   if (fd < 0) fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   ::unlink(path.c_str());
   const Arena arena(kReadDepth * kReadBytes);
@@ -121,10 +131,11 @@ Disk measure_disk(const std::string& folder) {
     return disk;
   }
   disk.write_bytes_per_s = kScratchBytes / (steady_clock().seconds() - begin);
-  const std::span<std::byte> whole = arena.span(0, arena.size());
+  const std::span<std::byte> room = arena.span(0, arena.size());
   auto io = swap::open_io("auto", {.descriptors = {fd}, .direct = direct},
-                          {.operations_max = kReadDepth, .buffers = {&whole, 1}});
+                          {.operations_max = kReadDepth, .buffers = {&room, 1}});
   std::vector<swap::IoCompletion> done;
+  bool whole = true;
   const auto pass = [&](uint32_t depth, Bytes bytes, Bytes until) {
     Bytes next = 0;
     for (Bytes completed = 0; completed < until;) {
@@ -140,14 +151,18 @@ Disk measure_disk(const std::string& folder) {
       done.clear();
       io->poll(1, 1'000'000'000, done);
       completed += done.size() * bytes;
+      for (const auto& c : done) whole &= c.result == static_cast<int32_t>(bytes);
     }
   };
   disk.read_bytes_per_s =
       kScratchBytes / best_of(4, [&] { pass(kReadDepth, kReadBytes, kScratchBytes); });
   disk.latency_s = best_of(3, [&] { pass(1, kBlock, 64 * kBlock); }) / 64;
-  disk.how = fmt::format("1 MiB direct reads, depth {}, through {}", kReadDepth, io->caps().name);
+  disk.measured = whole;
+  disk.how = fmt::format("1 MiB {}reads, depth {}, through {}", direct ? "direct " : "", kReadDepth,
+                         io->caps().name);
   io.reset();
   ::close(fd);
+  if (!whole) disk = {.how = "assumed 1 GB/s: the scratch file could not be read in " + folder};
   return disk;
 }
 
@@ -155,6 +170,18 @@ std::string host_id(unsigned threads, const char* isa) {
   struct utsname u {};
   ::uname(&u);
   return fmt::format("{} {} {} threads {}", u.nodename, u.release, threads, isa);
+}
+
+// Only saves time: where it cannot be written, the next run measures again.
+void remember(const scheduler::Machine& machine, const std::string& path) {
+  std::error_code ignored;
+  fs::create_directories(fs::path(path).parent_path(), ignored);
+  const std::string temporary = path + fmt::format(".{}", ::getpid());
+  std::ofstream file(temporary);
+  file << to_pretty(machine_to_json(machine, 0, 0));
+  file.close();
+  if (file) fs::rename(temporary, path, ignored);
+  if (!file || ignored) fs::remove(temporary, ignored);
 }
 
 }  // namespace
@@ -185,11 +212,7 @@ scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Ker
              {{Tier::kDevice, Tier::kHost}, m.memory_read_bytes_per_s / 2, 1e-6}};
   m.measured_date = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)));
   m.measured_how = fmt::format("disk: {}; products: own kernels ({})", disk.how, k.isa);
-  fs::create_directories(fs::path(options.cache_file).parent_path());
-  const std::string temporary = options.cache_file + fmt::format(".{}", ::getpid());
-  std::ofstream(temporary) << to_pretty(machine_to_json(m, 0, 0));
-  std::error_code ignored;
-  fs::rename(temporary, options.cache_file, ignored);
+  if (disk.measured) remember(m, options.cache_file);
   return m;
 }
 

@@ -321,9 +321,8 @@ void Executor::Impl::stalled(bool copy, uint64_t begin) {
 // ---- compute
 
 void Executor::Impl::trace_task(const char* name, uint64_t begin_ns) {
-  if (p.trace) {
-    p.trace->record({.name = name, .lane = 0, .begin_ns = begin_ns, .end_ns = p.trace->now_ns()});
-  }
+  if (!p.trace) return;
+  p.trace->record({.name = name, .lane = 0, .begin_ns = begin_ns, .end_ns = p.trace->now_ns()});
 }
 
 void Executor::Impl::compute(const Task& task, models::Activations& a, const models::Pass& pass) {

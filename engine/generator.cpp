@@ -31,8 +31,9 @@ void Generator::check(const models::ModelConfig& config, std::vector<Request>& r
     for (int32_t id : request.prompt) {
       if (id >= 0 && static_cast<uint64_t>(id) < config.vocab_size) continue;
       throw Error(ErrorCode::kUsage,
-                  fmt::format("--ids: token {} is outside the vocabulary; give 0 to {}", id,
-                              config.vocab_size - 1))
+                  fmt::format("prompt: token {} is outside the model's vocabulary; give --ids from "
+                              "0 to {}, or for text the tokenizer.json that belongs to config.json",
+                              id, config.vocab_size - 1))
           .at_field("--ids");
     }
     const uint64_t most = config.max_position_embeddings;
@@ -121,7 +122,7 @@ void Generator::add_rows(size_t index, uint32_t count, bool output) {
 }
 
 // Decode rows first, then prompt chunks, while rows and outputs last; who goes first takes turns.
-bool Generator::form_pass() {
+void Generator::form_pass() {
   const scheduler::Plan& plan = session_.plan();
   tokens_.clear(), positions_.clear(), sequence_.clear(), output_rows_.clear(), output_of_.clear();
   has_prompt_rows_ = false;
@@ -142,8 +143,8 @@ bool Generator::form_pass() {
       add_rows(index, count, count == left);
     }
   }
-  if (n != 0) turn_ = (turn_ + 1) % n;
-  return !tokens_.empty();
+  turn_ = (turn_ + 1) % n;
+  HEADRACE_ASSERT(!tokens_.empty(), "a pass that moves nobody on");
 }
 
 void Generator::finish(size_t index, FinishReason reason) {
@@ -183,7 +184,8 @@ void Generator::sample_outputs() {
 
 bool Generator::step() {
   admit();
-  if (active_.empty() || !form_pass()) return false;
+  if (active_.empty()) return false;
+  form_pass();
   const double begin = steady_clock().seconds();
   session_.run({.tokens = tokens_,
                 .positions = positions_,

@@ -64,7 +64,7 @@ class Generator {
     uint32_t fed = 0;  // tokens whose keys and values are in the cache
   };
   void admit();
-  bool form_pass();
+  void form_pass();
   void add_rows(size_t active, uint32_t count, bool output);
   void sample_outputs();
   void finish(size_t active, FinishReason reason);

@@ -62,7 +62,8 @@ Bytes available_memory() {
   Bytes available = proc_field("/proc/meminfo", "MemAvailable:");
   for (const Bytes limit :
        {tightest("/sys/fs/cgroup/memory", cgroup_path("memory"), "memory.limit_in_bytes"),
-        tightest("/sys/fs/cgroup", cgroup_path(""), "memory.max")}) {
+        tightest("/sys/fs/cgroup", cgroup_path(""), "memory.max"),
+        tightest("/sys/fs/cgroup", cgroup_path(""), "memory.high")}) {  // beyond: slowed to a crawl
     if (limit != 0) available = std::min(available, limit);
   }
   return available;

@@ -24,6 +24,9 @@ double positive(const json::object& object, const char* key, const std::string& 
   if (v == nullptr || !v->is_number()) bad(what, where + key, "a number");
   const double x = v->to_number<double>();
   if (!std::isfinite(x) || x < 0 || (absent < 0 && x == 0)) bad(what, where + key, "more than 0");
+  // Within these every time that follows from them is finite.
+  constexpr double kLeast = 1e-12, kMost = 1e24;
+  if (x > kMost || (x > 0 && x < kLeast)) bad(what, where + key, "from 1e-12 to 1e24");
   return x;
 }
 
@@ -51,7 +54,9 @@ scheduler::Machine machine_from_json(const json::value& value, const std::string
     m.name = name->as_string();
   }
   const json::object& cpu = member(o, "cpu", what);
-  m.threads = static_cast<unsigned>(positive(cpu, "threads", what, "cpu.", 1));
+  const double threads = positive(cpu, "threads", what, "cpu.", 1);
+  if (threads > 1e6) bad(what, "cpu.threads", "at most 1000000");
+  m.threads = static_cast<unsigned>(threads);
   const json::object& flops = member(cpu, "matmul_flops", what);
   m.matmul_flops_bf16 = positive(flops, "bfloat16", what, "cpu.matmul_flops.");
   m.matmul_flops_f32 = positive(flops, "float32", what, "cpu.matmul_flops.");

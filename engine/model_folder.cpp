@@ -34,6 +34,10 @@ SourceFile stat_file(const fs::path& path) {
 
 }  // namespace
 
+bool is_weight_dtype(DType type) {
+  return type == DType::kF32 || type == DType::kBF16 || type == DType::kF16;
+}
+
 ModelFolder open_model(const std::string& path) {
   std::error_code ignored;
   const fs::path root = fs::weakly_canonical(path, ignored);
@@ -90,18 +94,20 @@ SafetensorsFolder open_weights(ModelFolder& folder) {
   std::optional<DType> stored;
   models::for_each_tensor(layout, [&](const models::Part& part) {
     const TensorInfo* tensor = files.find(part.tensor);
-    if (tensor == nullptr || part.form == models::Form::kVector) return;
-    const bool known = tensor->dtype == DType::kF32 || tensor->dtype == DType::kBF16 ||
-                       tensor->dtype == DType::kF16;
-    if (!known || (stored && *stored != tensor->dtype)) {
+    if (tensor == nullptr) return;
+    const bool vector = part.form == models::Form::kVector;  // widened, whatever it was
+    const bool other = !vector && stored && *stored != tensor->dtype;
+    if (!is_weight_dtype(tensor->dtype) || other) {
       throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: tensor {} is stored as {}; all matrices must be float32, or all "
-                              "bfloat16, or all float16",
-                              folder.path, part.tensor, name_of(tensor->dtype)))
+                  fmt::format("{}: tensor {} is stored as {}; {}", folder.path, part.tensor,
+                              name_of(tensor->dtype),
+                              vector ? "norms and biases must be float32, bfloat16 or float16"
+                                     : "all matrices must be float32, or all bfloat16, or all "
+                                       "float16"))
           .at_path(folder.path)
           .at_field(part.tensor);
     }
-    stored = tensor->dtype;
+    if (!vector) stored = tensor->dtype;
   });
   if (stored) folder.config.dtype = *stored;
   check_tensors(files, models::layout_of(folder.config), folder.path);

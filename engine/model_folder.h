@@ -35,8 +35,10 @@ std::string fingerprint(const ModelFolder& folder);
 // Default folder name of its store: "<name>-<16 hex digits of the path's hash>".
 std::string store_key(const ModelFolder& folder);
 
-// Opens the shards and checks that every tensor of the layout is there with the right shape. The
-// stored precision is that of the files: matrices must agree on one of float32, bfloat16, float16.
+bool is_weight_dtype(DType type);  // float32, bfloat16, float16
+
+// Opens the shards and checks that every tensor of the layout is there with the right shape, in a
+// precision of weights. The stored one is that of the files' matrices, which must agree on it.
 // Sets folder.config.dtype accordingly. Throws kFormat, kUnsupported.
 SafetensorsFolder open_weights(ModelFolder& folder);
 void check_tensors(const SafetensorsFolder& files, const models::WeightLayout& layout,

@@ -45,7 +45,7 @@ class SourceReader {
     Bytes done = 0;
     while (begin + done < last) {
       const ssize_t n = ::pread(fd, buffer_.data() + done, end - begin - done, begin + done);
-      if (n < 0 && errno == EINTR) continue;
+      if (n < 0 && (errno == EINTR || (errno == EINVAL && leave_direct(fd)))) continue;
       if (n <= 0) fail(file, n < 0 ? std::strerror(errno) : "the file was truncated");
       done += static_cast<Bytes>(n);
     }
@@ -65,6 +65,13 @@ class SourceReader {
       if (fd < 0) fail(file, std::strerror(errno));
     }
     return fd;
+  }
+
+  // Some filesystems take O_DIRECT at open and refuse it at the first read.
+  static bool leave_direct(int fd) {
+    const int flags = ::fcntl(fd, F_GETFL);
+    if (flags < 0 || (flags & O_DIRECT) == 0) return false;
+    return ::fcntl(fd, F_SETFL, flags & ~O_DIRECT) == 0;
   }
 
   [[noreturn]] void fail(uint32_t file, const char* why) const {
@@ -148,11 +155,13 @@ DType stored_dtype(const swap::Store& store) {
   const json::value value = parse_json(store.metadata(), store.info().path + " (metadata)");
   const json::value* text = value.is_object() ? value.as_object().if_contains("dtype") : nullptr;
   const auto dtype = text && text->is_string() ? parse_dtype(text->as_string()) : std::nullopt;
-  if (!dtype) {
-    throw Error(ErrorCode::kFormat,
-                fmt::format("{}: the store's metadata lack a dtype; remove it with `headrace store "
-                            "remove` and run again",
-                            store.info().path))
+  if (!dtype || !is_weight_dtype(*dtype)) {
+    throw Error(
+        ErrorCode::kFormat,
+        fmt::format(
+            "{}: the store's metadata lack a dtype of weights; remove it with `headrace store "
+            "remove` and run again",
+            store.info().path))
         .at_path(store.info().path);
   }
   return *dtype;
@@ -160,18 +169,19 @@ DType stored_dtype(const swap::Store& store) {
 
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       const models::WeightLayout& layout, const std::string& store_path,
-                      Bytes limit, const kernels::Kernels& k, const Progress& progress) {
+                      std::optional<Bytes> limit, const kernels::Kernels& k,
+                      const Progress& progress) {
   const std::vector<ObjectSpec> specs = layout.specs();
   const swap::StoreSpec spec{.fingerprint = fingerprint(folder),
                              .source = folder.path,
                              .metadata = store_metadata(folder, files),
                              .objects = specs};
   const Bytes needed = swap::store_bytes(spec);
-  if (limit != 0 && needed > limit) {
+  if (limit && needed > *limit) {
     throw Error(ErrorCode::kInfeasible,
                 fmt::format("--disk-memory: the prepared store takes {} ({} bytes), more than {}; "
                             "give at least that much",
-                            format_bytes(needed), needed, format_bytes(limit)))
+                            format_bytes(needed), needed, format_bytes(*limit)))
         .at_field("--disk-memory")
         .requiring(needed);
   }
@@ -208,6 +218,13 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
       if (progress) progress(report.bytes_written, total);
     }
     report.tensors += object.parts.size();
+  }
+  // Rows of before and after a change must not be sealed under one fingerprint.
+  if (fingerprint(open_model(folder.path)) != spec.fingerprint) {
+    throw Error(
+        ErrorCode::kFailed,
+        fmt::format("{}: the model changed while its store was made; run again", folder.path))
+        .at_path(folder.path);
   }
   writer->commit();
   report.bytes_read = reader.bytes_read();

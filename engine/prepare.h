@@ -2,7 +2,7 @@
 #pragma once
 
 #include <functional>
-#include <memory>
+#include <optional>
 #include <string>
 
 #include "engine/model_folder.h"
@@ -22,11 +22,12 @@ struct PrepareReport {
 
 using Progress = std::function<void(Bytes done, Bytes total)>;
 
-// Makes the store of `folder` in `store_path`, replacing what is there. `limit` 0: no limit;
-// otherwise Error(kInfeasible) when the store needs more disk than that.
+// Makes the store of `folder` in `store_path`, replacing what is there. Error(kInfeasible) when the
+// store needs more disk than `limit`, if there is one.
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       const models::WeightLayout& layout, const std::string& store_path,
-                      Bytes limit, const kernels::Kernels& k, const Progress& progress);
+                      std::optional<Bytes> limit, const kernels::Kernels& k,
+                      const Progress& progress);
 
 // What a store says of itself: the stored precision, needed before the layout can be known.
 std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files);

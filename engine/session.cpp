@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "core/checked.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/json.h"
@@ -72,7 +73,7 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
     blocks.push_back(kv_blocks_for(tokens));
   }
   std::sort(blocks.rbegin(), blocks.rend());
-  uint32_t kv_blocks = 0;
+  uint64_t kv_blocks = 0;
   for (size_t i = 0; i < std::min<size_t>(concurrent, blocks.size()); ++i) kv_blocks += blocks[i];
   size_t chunks = 0;
   for (const ObjectSpec& object : w.objects) chunks += object.chunks.size();
@@ -83,7 +84,7 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
   const Bytes one = decoder.activation_bytes(1, 1);
   w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size),
              .kv_block = decoder.kv_block_bytes(),
-             .kv_blocks = std::max(kv_blocks, 1u),
+             .kv_blocks = static_cast<uint32_t>(std::clamp<uint64_t>(kv_blocks, 1, kNone)),
              .activation_per_row = decoder.activation_bytes(2, 1) - one,
              .activation_per_output = decoder.activation_bytes(1, 2) - one,
              .io = kIoBytes};
@@ -136,7 +137,7 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
       } else {
         planned->plan =
             scheduler::parse_plan(read_file(options.plan_file, 256 * kMiB), options.plan_file);
-        check_plan(*planned, options);
+        adopt_plan(*planned, options);
       }
       break;
     } catch (const Error& e) {
@@ -147,8 +148,18 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
   return planned;
 }
 
-void check_plan(const Planned& planned, const SessionOptions& options) {
-  const scheduler::Plan& plan = planned.plan;
+namespace {
+
+// Bytes of `count` pieces and those before; refused where a plan's figures would wrap.
+std::optional<Bytes> plus_pieces(std::optional<Bytes> sum, uint64_t count, Bytes each) {
+  const auto pieces = checked_mul(count, each);
+  return sum && pieces ? checked_add(*sum, *pieces) : std::nullopt;
+}
+
+}  // namespace
+
+void adopt_plan(Planned& planned, const SessionOptions& options) {
+  scheduler::Plan& plan = planned.plan;
   const scheduler::Workload& w = planned.workload;
   const auto refuse = [&](const std::string& why) {
     throw Error(ErrorCode::kFormat, fmt::format("{}: {}; make a new one with `headrace plan -o`",
@@ -161,9 +172,41 @@ void check_plan(const Planned& planned, const SessionOptions& options) {
   if (options.memory && plan.budget > *options.memory) {
     refuse(fmt::format("the plan needs {}, more than --memory", format_bytes(plan.budget)));
   }
+  if (options.device_memory && plan.arena_bytes[0] > *options.device_memory) {
+    refuse(fmt::format("the plan puts {} on the device, more than --device-memory",
+                       format_bytes(plan.arena_bytes[0])));
+  }
   if (plan.kv_blocks < w.needs.kv_blocks) refuse("the plan has too little KV for these requests");
-  if (plan.memory.base < w.needs.base) refuse("the plan leaves too little for the program itself");
   scheduler::verify(plan, w);
+  if (plan.outputs_max == 0 || plan.outputs_max > plan.rows_max) {
+    refuse(fmt::format("the plan has {} outputs in {} rows", plan.outputs_max, plan.rows_max));
+  }
+  // What this run takes besides the weights, whatever the text says of it: out of the slack, then
+  // out of what else the budget allows.
+  const auto cover = [&](Bytes& part, std::optional<Bytes> need) {
+    constexpr Bytes kMost = Bytes{1} << 60;  // all parts together stay within 64 bits
+    part = std::max(part, need.value_or(kMost));
+    if (part >= kMost) refuse("the plan's sizes are beyond all bounds");
+  };
+  scheduler::MemorySplit& m = plan.memory;
+  const scheduler::Needs& needs = w.needs;
+  const auto rows = plus_pieces(needs.activation_fixed, plan.rows_max, needs.activation_per_row);
+  cover(m.base, needs.base);
+  cover(m.kv, plus_pieces(0, plan.kv_blocks, needs.kv_block));
+  cover(m.activations, plus_pieces(rows, plan.outputs_max, needs.activation_per_output));
+  cover(m.workspace, needs.workspace);
+  cover(m.io, needs.io);
+  m.slack = plan.arena_bytes[0] + plan.arena_bytes[1] - m.resident_weights - m.stream_ring;
+  const Bytes needed = m.total();
+  if (needed > std::max(plan.budget, planned.budgets.memory)) {
+    refuse(fmt::format("this run takes {} with the plan, more than {}", format_bytes(needed),
+                       format_bytes(std::max(plan.budget, planned.budgets.memory))));
+  }
+  plan.budget = std::max(plan.budget, needed);
+  m.slack += plan.budget - needed;
+  if (options.kv_memory && m.kv > *options.kv_memory) {
+    refuse(fmt::format("the plan has {} of KV, more than --kv-memory", format_bytes(m.kv)));
+  }
 }
 
 // ---- session
@@ -179,17 +222,16 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
   planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_);
   if (files) {
     const double begin = steady_clock().seconds();
-    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory.value_or(0),
-                        k_, [&](Bytes done, Bytes total) {
+    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory, k_,
+                        [&](Bytes done, Bytes total) {
                           if (options_.progress) options_.progress("prepare", done, total);
                         });
     files.reset();
     timings_.prepare_s = since(begin);
     if (!open_store(path)) {
-      throw Error(
-          ErrorCode::kFailed,
-          fmt::format("{}: the model changed while its store was made; run again", folder_.path))
-          .at_path(folder_.path);
+      throw Error(ErrorCode::kFailed,
+                  fmt::format("{}: the store changed while it was opened; run again", path))
+          .at_path(path);
     }
   }
   allocate_and_load(demand);

@@ -67,7 +67,9 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
                                   const models::WeightLayout& layout,
                                   const models::Decoder& decoder, Bytes tokenizer_bytes,
                                   const Demand& demand, uint32_t concurrent, const char* isa);
-void check_plan(const Planned& planned, const SessionOptions& options);  // a plan that was read
+// A plan that was read: held to the model, to the flags and to what this run takes besides weights,
+// for which its split of the memory makes room. Throws kFormat.
+void adopt_plan(Planned& planned, const SessionOptions& options);
 
 // `plan.memory.base`: what the process takes besides what a plan accounts for by name. Bounds
 // declared for this build, asserted by tests/engine to cover what is measured, so that every run
@@ -142,7 +144,7 @@ class Session {
     uint32_t rows = 0;
     scheduler::HoleBytes bytes;
   };
-  std::vector<RowRange> ranges_;             // per hole, of the last pass's rows
+  std::vector<RowRange> ranges_;  // per hole, of the last pass's rows
   scheduler::HoleBytes hole_range_;
   uint32_t pass_rows_ = 0;
 };
