@@ -134,11 +134,6 @@ Buffers buffers_for(const models::WeightLayout& layout) {
 
 }  // namespace
 
-Bytes prepare_memory(const models::WeightLayout& layout) {
-  const Buffers b = buffers_for(layout);
-  return round_up(2 * b.source, kHugePage) + round_up(b.chunk, kHugePage);
-}
-
 std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files) {
   json::array shards;
   for (const SafetensorsFile& file : files.files) {

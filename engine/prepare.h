@@ -12,9 +12,6 @@
 
 namespace headrace::engine {
 
-// Memory that prepare() takes besides the base: buffers for one run of source rows and one chunk.
-Bytes prepare_memory(const models::WeightLayout& layout);
-
 struct PrepareReport {
   Bytes bytes_read = 0, bytes_written = 0;
   uint64_t tensors = 0;  // transformed; 0 when the store was used as it is
