@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -41,7 +42,8 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
                         uint64_t index) {
   HEADRACE_ASSERT(logits.size() == order_.size(), fmt::format("{} logits", logits.size()));
   for (float x : logits) {
-    if (std::isnan(x)) {
+    if (!(x <
+          std::numeric_limits<float>::infinity())) {  // nor is infinity: its weight is not a number
       throw Error(
           ErrorCode::kFailed,
           "logits: not a number; the weights or their precision are damaged: check the model "

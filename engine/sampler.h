@@ -22,7 +22,7 @@ void check(const SamplingParams& params);
 
 // Holds scratch for one vocabulary; a call allocates nothing. Order: temperature, top-k, then top-p
 // over what is left (the smallest set of most likely tokens whose probability reaches top_p). Ties
-// go to the lower id. Throws Error(kFailed) when the logits hold a NaN.
+// go to the lower id. Throws Error(kFailed) when the logits hold a NaN or +infinity.
 class Sampler {
  public:
   explicit Sampler(uint64_t vocabulary);

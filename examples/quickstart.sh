@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 work=${HEADRACE_QUICKSTART_DIR:-$PWD/build/quickstart}
 
 bash tests/install.sh
-cmake --preset release -DHEADRACE_TESTS=OFF >/dev/null
+cmake --preset release >/dev/null
 cmake --build --preset release -j "$(nproc)" --target headrace
 headrace=$PWD/build/release/headrace
 

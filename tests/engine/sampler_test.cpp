@@ -66,6 +66,10 @@ TEST(Sampler, RefusesWhatIsNotANumberOrOutOfRange) {
   Sampler sampler(2);
   const std::vector<float> logits = {1, std::numeric_limits<float>::quiet_NaN()};
   EXPECT_THROW(sampler.sample(logits, {}, 0), Error);
+  const std::vector<float> infinite = {std::numeric_limits<float>::infinity(), 1};
+  EXPECT_THROW(sampler.sample(infinite, {.temperature = 1}, 0), Error);
+  const std::vector<float> masked = {-std::numeric_limits<float>::infinity(), 1};
+  EXPECT_EQ(sampler.sample(masked, {.temperature = 1}, 0), 1);
   EXPECT_THROW(check(SamplingParams{.temperature = -1}), Error);
   EXPECT_THROW(check(SamplingParams{.top_p = 0}), Error);
   EXPECT_THROW(check(SamplingParams{.temperature = std::nan("")}), Error);
