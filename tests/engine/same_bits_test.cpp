@@ -263,6 +263,48 @@ TEST(Refused, NamesTheSmallestBudgetAndThatOneWorks) {
   }
 }
 
+// When everything streams, a decode pass moves each encoded byte of the dense weights once, padding
+// included; twice the sequences move not a byte more (D-C2).
+TEST(Exact, APassMovesEveryEncodedByteWhateverTheBatch) {
+  Random random(test::seed(), 12);
+  const test::TempFolder folder;
+  const Case c = make_case(random, folder, 0);
+  for (size_t batch : {1, 2, 4}) {
+    SCOPED_TRACE(batch);
+    std::vector<Request> requests(batch);
+    for (Request& r : requests) {
+      r.prompt = {1, 2, 3};
+      r.sampling = {.max_tokens = 8, .ignore_eos = true};
+    }
+    SessionOptions o = c.base;
+    o.choices.policy = "stream";
+    o.memory = test::smallest_budget(c.model, o, requests) + 4 * kMiB;
+    engine::Session session(engine::open_model(c.model), 0, o, engine::Generator::demand(requests));
+    engine::Generator generator(session);
+    generator.start(requests, nullptr);
+    for (int i = 0; i < 3; ++i) generator.step();
+    Bytes encoded = 0;
+    for (const SegmentSpec& segment : session.workload().segments) {
+      if (segment.kind != SegmentKind::kDense) continue;
+      for (ObjectId id : segment.weights) {
+        const ObjectSpec& object = session.workload().objects[id];
+        if (!object.always_resident) encoded += object.bytes();
+      }
+    }
+    const auto moved = [&] {  // without what the tokens decided
+      Bytes sum = 0;
+      for (const auto& row : session.counted()) sum += row.bytes;
+      return sum - session.decided_bytes();
+    };
+    ASSERT_GT(encoded, 0u);
+    Bytes before = moved();
+    uint64_t passes = session.executor().counters().passes;
+    for (int i = 0; i < 3; ++i) generator.step();
+    passes = session.executor().counters().passes - passes;
+    EXPECT_EQ(moved() - before, passes * encoded);
+  }
+}
+
 // Bytes that the kernel read from disks for this process.
 Bytes kernel_read_bytes() {
   std::ifstream file("/proc/self/io");
