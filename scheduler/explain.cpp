@@ -150,8 +150,8 @@ class Explanation {
     if (all == 0) return line(name, "nothing");
     constexpr const char* kReasons[kGroups] = {
         "of norms, biases and routers, too small to be worth moving",
-        "of dense chunks, spread over the pass: each is read once a pass, so a byte that stays "
-        "saves a byte a pass, whichever it is",
+        ("of dense chunks, spread over the pass: each is read once a pass, so a byte that stays "
+         "saves a byte a pass, whichever it is"),
         "of routed experts, after all dense chunks: a pass reads only some of them",
         "of the embedding, after all dense chunks: a pass reads only its tokens' rows",
         "that no pass reads"};

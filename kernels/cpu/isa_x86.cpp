@@ -1,12 +1,18 @@
 // What an x86-64 processor can run, by CPUID; the operating system's part is checked there too.
+#include <cpuid.h>
+
 #include "kernels/cpu/tables.h"
 
 namespace headrace::kernels {
 namespace {
 
+bool has_f16c() {  // clang 14 knows no such name in __builtin_cpu_supports
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
 bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 bool has_avx512() {

@@ -34,6 +34,9 @@ void uncount(void* p) {
 
 void* operator new(size_t size) { return count(std::malloc(size)); }
 void* operator new[](size_t size) { return count(std::malloc(size)); }
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  return count(std::malloc(size));  // std::stable_sort's
+}
 void operator delete(void* p) noexcept { uncount(p); }
 void operator delete[](void* p) noexcept { uncount(p); }
 void operator delete(void* p, size_t) noexcept { uncount(p); }
