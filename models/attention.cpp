@@ -17,18 +17,7 @@ double scaled_frequency(double frequency, const RopeScaling& s) {
   return (1 - kept) * frequency / s.factor + kept * frequency;
 }
 
-void qkv_begin(const Call& call) {
-  const ModelConfig& g = call.config;
-  call.c.k.rms_norm(call.c.pool, {.x = call.a.x,  // [M, hidden]
-                                  .weight = call.small().input_norm,
-                                  .y = call.a.h,  // [M, hidden]
-                                  .rows = call.rows(),
-                                  .k = g.hidden_size,
-                                  .x_stride = g.hidden_size,
-                                  .y_stride = g.hidden_size,
-                                  .eps = g.rms_norm_eps});
-  narrow_input(call, call.a.h, call.rows(), g.hidden_size, call.a.narrow);
-}
+void qkv_begin(const Call& call) { norm_input(call, call.small().input_norm); }
 
 void add_bias(const Call& call, const float* bias, float* y, uint64_t n) {
   if (bias == nullptr) return;

@@ -109,5 +109,7 @@ void multiply(const Call& call, const ObjectLayout& object, const Piece& piece,
 // What a product reads: `in` itself, or its bfloat16 copy in `narrow` where the weights are.
 const void* input_of(const Call& call, const float* in, const uint16_t* narrow);
 void narrow_input(const Call& call, const float* in, uint64_t rows, uint64_t k, uint16_t* narrow);
+// The normed residual stream as every half of a block begins with it: into a.h, and narrowed.
+void norm_input(const Call& call, const float* weight);  // weight [hidden]
 
 }  // namespace headrace::models

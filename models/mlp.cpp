@@ -5,18 +5,7 @@ namespace headrace::models {
 
 namespace {
 
-void gate_up_begin(const Call& call) {
-  const ModelConfig& g = call.config;
-  call.c.k.rms_norm(call.c.pool, {.x = call.a.x,  // [M, hidden]
-                                  .weight = call.small().post_norm,
-                                  .y = call.a.h,  // [M, hidden]
-                                  .rows = call.rows(),
-                                  .k = g.hidden_size,
-                                  .x_stride = g.hidden_size,
-                                  .y_stride = g.hidden_size,
-                                  .eps = g.rms_norm_eps});
-  narrow_input(call, call.a.h, call.rows(), g.hidden_size, call.a.narrow);
-}
+void gate_up_begin(const Call& call) { norm_input(call, call.small().post_norm); }
 
 void gate_up_end(const Call& call) { activate(call, call.rows()); }
 

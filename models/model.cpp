@@ -202,6 +202,19 @@ void narrow_input(const Call& call, const float* in, uint64_t rows, uint64_t k, 
   call.c.k.narrow(call.c.pool, {.in = in, .rows = rows, .k = k, .in_stride = k, .out = narrow});
 }
 
+void norm_input(const Call& call, const float* weight) {
+  const ModelConfig& g = call.config;
+  call.c.k.rms_norm(call.c.pool, {.x = call.a.x,  // [M, hidden]
+                                  .weight = weight,
+                                  .y = call.a.h,  // [M, hidden]
+                                  .rows = call.rows(),
+                                  .k = g.hidden_size,
+                                  .x_stride = g.hidden_size,
+                                  .y_stride = g.hidden_size,
+                                  .eps = g.rms_norm_eps});
+  narrow_input(call, call.a.h, call.rows(), g.hidden_size, call.a.narrow);
+}
+
 Decoder::Decoder(const ModelConfig& config, const WeightLayout& layout)
     : config_(config),
       layout_(layout),

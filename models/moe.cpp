@@ -28,15 +28,7 @@ uint64_t list_rows(const Call& call, uint32_t expert) {
 
 void choose_experts(const Call& call) {
   const ModelConfig& g = call.config;
-  call.c.k.rms_norm(call.c.pool, {.x = call.a.x,  // [M, hidden]
-                                  .weight = call.small().post_norm,
-                                  .y = call.a.h,  // [M, hidden], read by every expert
-                                  .rows = call.rows(),
-                                  .k = g.hidden_size,
-                                  .x_stride = g.hidden_size,
-                                  .y_stride = g.hidden_size,
-                                  .eps = g.rms_norm_eps});
-  narrow_input(call, call.a.h, call.rows(), g.hidden_size, call.a.narrow);
+  norm_input(call, call.small().post_norm);
   call.c.k.matmul(call.c.pool, {.x = input_of(call, call.a.h, call.a.narrow),
                                 .w = call.small().router,
                                 .w_type = g.dtype,
