@@ -155,7 +155,7 @@ void Items::check_always(ObjectId object) {
   Bytes next = 0;
   uint32_t chunk = 0;
   for (const Resident& r : p_.residents) {
-    if (r.object != object || r.tier != compute_) continue;
+    if (r.object != object || r.tier != compute_ || !known(object, r.chunk)) continue;
     if (chunk > 0 && r.offset != next) fail("{} is not in one piece", name(object, chunk));
     next = r.offset + chunk_bytes(object, r.chunk);
     ++chunk;

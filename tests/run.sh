@@ -38,10 +38,10 @@ tests() {  # preset regex jobs
     grep -E 'Test +#|Failure|FAILED|seed|tests passed|Error|ERROR|SUMMARY' | grep -v Passed
 }
 
-libfuzzer() {  # driver fuzzer: from the driver's seeds, 8 seconds
+libfuzzer() {  # driver fuzzer: from the driver's seeds, 8 seconds; tests/soak.sh draws other seeds
   local corpus="$results/corpus-$(basename "$1")"
   "$1" --write-corpus "$corpus" &&
-    "$2" -max_total_time=8 -timeout=20 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+    "$2" -seed=1 -max_total_time=8 -timeout=20 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
       -artifact_prefix="$results/" "$corpus"
 }
 

@@ -169,6 +169,13 @@ std::vector<Mutation> of_rings_and_residents() {
              r.chance(0.5) ? p.arena_bytes[static_cast<size_t>(x.tier)] : ~Bytes{0} - kBlock + 1;
          return true;
        }},
+      {"a resident is of a chunk that its object does not have",
+       [](Plan& p, const Workload& w, Random& r) {
+         if (p.residents.empty()) return false;
+         Resident& x = p.residents[r.below(p.residents.size())];
+         x.chunk = static_cast<uint32_t>(w.objects[x.object].chunks.size() + r.below(1000));
+         return true;
+       }},
       {"a ring lies over what stays",
        [](Plan& p, const Workload&, Random& r) {
          if (p.rings.empty() || p.residents.empty()) return false;
