@@ -3,30 +3,25 @@
 #include <algorithm>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/error.h"
-#include "scheduler/fill.h"
+#include "engine/executor_holes.h"
 
 namespace headrace::engine {
 
 namespace {
 
-using scheduler::Hole;
 using scheduler::Lane;
-using scheduler::Pick;
-using scheduler::Pool;
-using scheduler::Ring;
 using scheduler::Round;
-using scheduler::Slot;
 using scheduler::Space;
 using scheduler::Task;
 using scheduler::TaskKind;
 using scheduler::TaskRef;
 
 constexpr int64_t kEnterRound = -1;
-// Tickets held at most: by each lane's transfers, and, one more, by what a hole fetches. The pager
-// has as many as both lanes and a hole together.
+// Tickets held at most by each lane's transfers. The pager has as many as both lanes and what a
+// hole fetches together.
 constexpr uint64_t kLaneTicketsMax = 1024;
-constexpr size_t kHoleTicketsMax = 2047;
 
 bool is_transfer(const Task& task) {
   return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
@@ -52,11 +47,6 @@ struct LaneQueue {
 struct Executor::Impl {
   explicit Impl(Parts parts);
 
-  // --- what the plan says, indexed once
-  std::byte* address(const Slot& slot, int64_t round) const;
-  std::byte* resident(ObjectId object, uint32_t chunk) const;
-  Bytes chunk_offset(ObjectId object, uint32_t chunk) const { return offsets[object][chunk]; }
-
   // --- the loop
   void enter(const std::function<void(Bytes, Bytes)>& progress);
   void run(models::Activations& a, const models::Pass& pass);
@@ -68,68 +58,32 @@ struct Executor::Impl {
   bool has_ticket(LaneQueue& q, std::vector<TaskState>& states);
   void start(const Task& task, TaskState& s, int64_t now);
   void stall(uint64_t seen, const Task& blocked);
-  void stalled(bool copy, uint64_t begin);
 
   // --- compute
   void compute(const Task& task, models::Activations& a, const models::Pass& pass);
   void forward(const Task& task, models::Activations& a, const models::Pass& pass);
   void embed(const Task& task, models::Activations& a, const models::Pass& pass);
   void experts(const Task& task, models::Activations& a, const models::Pass& pass);
-  template <typename Body>
-  void fill_hole(const Task& task, const Body& body);
-  void fetch(const Hole& hole, const Pick& pick, ObjectId object, Range chunks);
-  void fetch_staged(const Pool& pool, const swap::Transfer& transfer);
-  void await(swap::Ticket ticket);
-  void await_hole(size_t count);
   void trace_task(const char* name, uint64_t begin_ns);
 
   Parts p;
   ExecutorCounters counters;
-  std::vector<std::vector<Bytes>> offsets;  // [object][chunk]: inside a pool slot
-  std::vector<std::vector<uint32_t>>
-      resident_index;                // [object][chunk]: into plan.residents, or kNone
+  Places places;
+  Holes holes;
   std::vector<LaneQueue> transfers;  // of the steady round
   std::vector<uint32_t> compute_tasks;
   std::vector<TaskState> state, enter_state;
-  std::vector<scheduler::PoolState> pools;
-  scheduler::Filled filled;
-  std::vector<uint32_t> choices;
-  std::vector<swap::Ticket> hole_tickets;  // of the wave under way, in pick order
-  size_t hole_awaited = 0;                 // how many of those are free again
   std::vector<const std::byte*> addresses;
   std::vector<const char*> names;  // of segments, for the trace
   int64_t round = 0;               // of the next or running pass
 };
 
-Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
+Executor::Impl::Impl(Parts parts) : p(std::move(parts)), places(p), holes(p, places, counters) {
   const scheduler::Plan& plan = p.plan;
-  size_t chunks_max = 64, candidates_max = 64, fetches_max = 64;
+  size_t chunks_max = 64;
   for (const ObjectSpec& object : p.workload.objects) {
-    std::vector<Bytes>& at = offsets.emplace_back();
-    Bytes sum = 0;
-    for (Bytes b : object.chunks) at.push_back(sum), sum += b;
-    resident_index.emplace_back(object.chunks.size(), kNone);
     chunks_max = std::max(chunks_max, object.chunks.size());
   }
-  for (uint32_t i = 0; i < plan.residents.size(); ++i) {
-    const scheduler::Resident& r = plan.residents[i];
-    uint32_t& index = resident_index[r.object][r.chunk];
-    // With a device tier a chunk's home is where the compute reads it, if it has a place there.
-    if (index == kNone || r.tier == Tier::kDevice) index = i;
-  }
-  for (const Pool& pool : plan.pools) pools.push_back(scheduler::initial_state(pool));
-  for (const Hole& hole : plan.holes) {
-    const SegmentSpec& segment = p.workload.segments[hole.segment];
-    size_t chunks = 0;
-    for (ObjectId id : segment.candidates) chunks += p.workload.objects[id].chunks.size();
-    const bool rows = segment.kind == SegmentKind::kEmbed;
-    candidates_max = std::max(candidates_max, rows ? chunks : segment.candidates.size());
-    fetches_max = std::max(fetches_max, chunks);
-  }
-  choices.reserve(std::max<size_t>(candidates_max, size_t{plan.rows_max} * 16));
-  filled.picks.reserve(candidates_max);
-  filled.wave_end.reserve(candidates_max);
-  hole_tickets.reserve(fetches_max);
   addresses.reserve(chunks_max);
 
   transfers.resize(2);  // disk read, host to device
@@ -147,38 +101,6 @@ Executor::Impl::Impl(Parts parts) : p(std::move(parts)) {
   for (const SegmentSpec& segment : p.workload.segments) {
     names.push_back(p.trace ? p.trace->intern(segment.name) : segment.name.c_str());
   }
-}
-
-std::byte* Executor::Impl::address(const Slot& slot, int64_t at) const {
-  const auto arena = [&](Tier tier) {
-    return tier == Tier::kDevice ? p.device.data() : p.host.data();
-  };
-  switch (slot.space) {
-    case Space::kResident: {
-      const scheduler::Resident& r = p.plan.residents[slot.index];
-      return arena(r.tier) + r.offset;
-    }
-    case Space::kRing: {
-      const Ring& ring = p.plan.rings[slot.area];
-      return arena(ring.tier) + ring.offset +
-             scheduler::ring_slot(ring, slot, at) * ring.slot_bytes;
-    }
-    case Space::kPool: {
-      const Pool& pool = p.plan.pools[slot.area];
-      return arena(pool.tier) + pool.offset + slot.index * pool.slot_bytes;
-    }
-    case Space::kNone:
-    case Space::kStore:
-      break;
-  }
-  HEADRACE_ASSERT(false, "a slot without an address");
-  return nullptr;
-}
-
-std::byte* Executor::Impl::resident(ObjectId object, uint32_t chunk) const {
-  const uint32_t index = resident_index[object][chunk];
-  HEADRACE_ASSERT(index != kNone, p.workload.objects[object].name);
-  return address({Space::kResident, 0, index}, 0);
 }
 
 // ---- the loop
@@ -213,8 +135,8 @@ void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
                    .kind = p.workload.objects[task.object].kind,
                    .edge = task.edge,
                    .counted = task.counted};
-  t.target = address(task.to, now);
-  if (task.kind == TaskKind::kCopy) t.source = address(task.from, now);
+  t.target = places.at(task.to, now);
+  if (task.kind == TaskKind::kCopy) t.source = places.at(task.from, now);
   s.ticket = p.pager.start(t);
   s.pending = true;
   s.started = now;
@@ -307,15 +229,7 @@ void Executor::Impl::stall(uint64_t seen, const Task& blocked) {
   }
   const uint64_t begin = steady_clock().now_ns();
   p.pager.wait_change(seen);
-  stalled(copy, begin);
-}
-
-void Executor::Impl::stalled(bool copy, uint64_t begin) {
-  const uint64_t end = steady_clock().now_ns();
-  (copy ? counters.stall_copy_s : counters.stall_disk_s) += static_cast<double>(end - begin) * 1e-9;
-  if (!p.trace) return;
-  const char* name = copy ? "stall: copy" : "stall: disk_read";
-  p.trace->record({.name = name, .lane = 0, .begin_ns = begin, .end_ns = end});
+  record_stall(p, counters, copy, begin);
 }
 
 // ---- compute
@@ -337,7 +251,7 @@ void Executor::Impl::compute(const Task& task, models::Activations& a, const mod
       const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
       const auto picked = p.decoder.route(p.context, a, pass, task.segment);
       if (p.routes) p.routes(p.workload.segments[task.segment].layer, picked);
-      choices.assign(picked.begin(), picked.end());
+      holes.choices().assign(picked.begin(), picked.end());
       return trace_task(names[task.segment], begin);
     }
     case TaskKind::kFetch:
@@ -352,121 +266,45 @@ void Executor::Impl::forward(const Task& task, models::Activations& a, const mod
   const scheduler::Use* uses = p.plan.steady.uses.data() + task.uses.begin;
   addresses.clear();
   for (uint32_t i = 0; i < task.uses.size(); ++i) {
-    addresses.push_back(address(uses[i].slot, round));
+    addresses.push_back(places.at(uses[i].slot, round));
   }
   p.decoder.forward(p.context, a, pass, task.segment, uses[0].object, uses[0].chunk, addresses);
   trace_task(names[task.segment], begin);
 }
 
-void Executor::Impl::await(swap::Ticket ticket) {
-  if (p.pager.done(ticket)) return p.pager.wait(ticket);
-  const uint64_t begin = steady_clock().now_ns();
-  p.pager.wait(ticket);
-  stalled(false, begin);
-}
-
-// Waits for the first `count` fetches of the wave.
-void Executor::Impl::await_hole(size_t count) {
-  while (hole_awaited < count) await(hole_tickets[hole_awaited++]);
-}
-
-// A pool on the device is filled through a staging slot on the host: read, then copy, one at a
-// time.
-void Executor::Impl::fetch_staged(const Pool& pool, const swap::Transfer& transfer) {
-  const Ring& ring = p.plan.rings[pool.staging];
-  swap::Transfer read = transfer, copy = transfer;
-  read.counted = false;
-  read.target = p.host.data() + ring.offset;
-  await(p.pager.start(read));
-  copy.source = read.target;
-  await(p.pager.start(copy));  // and the one staging slot is free again
-  counters.transfers += 2;
-}
-
-void Executor::Impl::fetch(const Hole& hole, const Pick& pick, ObjectId object, Range chunks) {
-  const Pool& pool = p.plan.pools[hole.pool];
-  const Bytes first = chunk_offset(object, chunks.begin);
-  for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
-    swap::Transfer t{.object = object,
-                     .chunk = c,
-                     .kind = p.workload.objects[object].kind,
-                     .edge = {Tier::kDisk, pool.tier},
-                     .priority = swap::Priority::kDemand};
-    t.target = address(pick.slot, round) + (chunk_offset(object, c) - first);
-    if (pool.staging != kNone) {
-      fetch_staged(pool, t);
-      continue;
-    }
-    // Experts of hundreds of chunks, all wanted at once, are more than there are tickets.
-    hole_tickets.push_back(p.pager.start(t));
-    if (hole_tickets.size() > kHoleTicketsMax) await_hole(hole_tickets.size() - kHoleTicketsMax);
-    ++counters.transfers;
-  }
-}
-
-// Brings in what `choices` asks for, wave by wave; body(candidate, pick) runs once it is there.
-template <typename Body>
-void Executor::Impl::fill_hole(const Task& task, const Body& body) {
-  const Hole& hole = p.plan.holes[task.hole];
-  const SegmentSpec& segment = p.workload.segments[task.segment];
-  const bool rows = segment.kind == SegmentKind::kEmbed;
-  std::sort(choices.begin(), choices.end());
-  choices.erase(std::unique(choices.begin(), choices.end()), choices.end());
-  if (p.decisions) p.decisions(task.hole, choices);
-  scheduler::PoolState none;  // every candidate is resident
-  scheduler::fill(p.plan, p.workload, hole, choices, hole.pool == kNone ? none : pools[hole.pool],
-                  filled);
-  uint32_t begin = 0;
-  for (uint32_t end : filled.wave_end) {
-    hole_tickets.clear(), hole_awaited = 0;
-    const auto chunks_of = [&](const Pick& pick) {
-      const ObjectId object = segment.candidates[rows ? 0 : pick.candidate];
-      return rows ? Range{pick.candidate, pick.candidate + 1}
-                  : Range{0, static_cast<uint32_t>(p.workload.objects[object].chunks.size())};
-    };
-    for (uint32_t i = begin; i < end; ++i) {
-      const Pick& pick = filled.picks[i];
-      if (!pick.fetch) continue;
-      fetch(hole, pick, segment.candidates[rows ? 0 : pick.candidate], chunks_of(pick));
-    }
-    size_t wanted = 0;  // fetches that the picks so far need
-    const bool staged = hole.pool != kNone && p.plan.pools[hole.pool].staging != kNone;
-    for (uint32_t i = begin; i < end; ++i) {
-      const Pick& pick = filled.picks[i];
-      const Range chunks = chunks_of(pick);
-      if (pick.fetch && !staged) await_hole(wanted += chunks.size());
-      const uint64_t at = p.trace ? p.trace->now_ns() : 0;
-      body(pick, chunks);
-      trace_task(names[task.segment], at);
-      start_ready(p.plan.steady, transfers, state, round);
-    }
-    begin = end;
-  }
-}
-
 void Executor::Impl::embed(const Task& task, models::Activations& a, const models::Pass& pass) {
   const ObjectId object = p.workload.segments[task.segment].candidates[0];
-  choices.clear();
-  for (int32_t token : pass.tokens) choices.push_back(p.decoder.embedding_chunk(token));
-  fill_hole(task, [&](const Pick& pick, const Range&) {
-    const std::byte* data = pick.slot.space == Space::kPool ? address(pick.slot, round)
-                                                            : resident(object, pick.candidate);
+  holes.choices().clear();
+  for (int32_t token : pass.tokens) holes.choices().push_back(p.decoder.embedding_chunk(token));
+  holes.open(task);
+  while (const auto ready = holes.next()) {
+    const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
+    const auto& [pick, chunks] = *ready;
+    const std::byte* data = pick.slot.space == Space::kPool
+                                ? places.at(pick.slot, round)
+                                : places.resident(object, pick.candidate);
     p.decoder.embed(p.context, a, pass, pick.candidate, data);
-  });
+    trace_task(names[task.segment], begin);
+    start_ready(p.plan.steady, transfers, state, round);
+  }
 }
 
 void Executor::Impl::experts(const Task& task, models::Activations& a, const models::Pass& pass) {
-  const SegmentSpec& segment = p.workload.segments[task.segment];
-  fill_hole(task, [&](const Pick& pick, const Range& chunks) {
-    const ObjectId object = segment.candidates[pick.candidate];
+  holes.open(task);
+  while (const auto ready = holes.next()) {
+    const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
+    const auto& [pick, chunks] = *ready;
+    const ObjectId object = p.workload.segments[task.segment].candidates[pick.candidate];
     addresses.clear();
     for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
       addresses.push_back(pick.slot.space == Space::kPool
-                              ? address(pick.slot, round) + chunk_offset(object, c)
-                              : resident(object, c));
+                              ? places.at(pick.slot, round) + places.chunk_offset(object, c)
+                              : places.resident(object, c));
     }
     p.decoder.expert(p.context, a, pass, task.segment, pick.candidate, addresses);
-  });
+    trace_task(names[task.segment], begin);
+    start_ready(p.plan.steady, transfers, state, round);
+  }
   p.decoder.combine(p.context, a, pass, task.segment);
 }
 
@@ -479,7 +317,7 @@ void Executor::enter(const std::function<void(Bytes, Bytes)>& progress) {
   impl_->enter(progress);
   for (ObjectId id = 0; id < impl_->p.workload.objects.size(); ++id) {
     if (impl_->p.workload.objects[id].always_resident) {
-      impl_->p.decoder.bind_resident(id, impl_->resident(id, 0));
+      impl_->p.decoder.bind_resident(id, impl_->places.resident(id, 0));
     }
   }
 }
