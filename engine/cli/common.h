@@ -120,6 +120,7 @@ Command add_synth(CLI::App&, Common&);
 Command add_doctor(CLI::App&, Common&);
 Command add_profile(CLI::App&, Common&);
 Command add_store(CLI::App&, Common&);
+Command add_bench(CLI::App&, Common&);
 Command add_version(CLI::App&, Common&);
 
 }  // namespace headrace::engine::cli

@@ -7,7 +7,7 @@ from cli_support import GOLDEN, MIB, Case, files_under, large, root, run, write_
 
 MODEL = GOLDEN / "llama-float32"
 COMMANDS = ["generate", "logits", "tokenize", "detokenize", "plan", "inspect", "synth", "doctor",
-            "profile", "store", "version"]
+            "profile", "store", "bench", "version"]
 
 
 class Usage(Case):
@@ -63,8 +63,12 @@ class Usage(Case):
         self.assertEqual(files_under(self.folder), [])
 
     def test_later_versions_are_named_as_such(self):
-        for command in ("train", "export", "merge", "perplexity", "bench", "serve"):
+        for command in ("train", "export", "merge", "perplexity", "serve"):
             self.refused(2, command, "x", names=[command, "not in this version"])
+        for bench in ("io", "generate", "train"):
+            self.refused(2, "bench", bench, "x", names=[bench, "not in this version"])
+        self.refused(2, "bench", names=["bench", "kernels"])
+        self.refused(2, "bench", "kernels", "--isa", "sse9", names=["sse9"])
         generate = {"--logprobs": "3", "-i": "in.jsonl", "-o": "out.jsonl", "--max-num-seqs": "4",
                     "--min-p": "0.1", "--repetition-penalty": "1.1", "--presence-penalty": "1",
                     "--frequency-penalty": "1", "--logit-bias": "{}", "--stop": "x",
