@@ -76,6 +76,16 @@ struct RmsNormArgs {    // y = x / sqrt(mean(x^2) + eps) * weight
   float eps;
 };
 
+struct LayerNormArgs {  // y = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias
+  const float* x;       // [M, K]
+  const float* weight;  // [K]
+  const float* bias;    // [K]
+  float* y;             // [M, K]; may be x
+  uint64_t rows, k;
+  uint64_t x_stride, y_stride;  // elements between rows
+  float eps;
+};
+
 struct AddArgs {  // y += x
   const float* x;
   float* y;
@@ -88,21 +98,42 @@ struct AddBiasArgs {  // y[m, :] += bias
   uint64_t rows, n, y_stride;
 };
 
-struct SiluMulArgs {  // out = silu(gate) * up
+struct ScaleArgs {  // x *= factor
+  float* x;
+  uint64_t count;
+  float factor;
+};
+
+struct SoftcapArgs {  // x = cap * tanh(x / cap)
+  float* x;
+  uint64_t count;
+  float cap;
+};
+
+enum class Activation : uint8_t {
+  kSilu,      // x / (1 + e^-x)
+  kGelu,      // x * (1 + erf(x / sqrt(2))) / 2
+  kGeluTanh,  // x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2
+  kRelu,      // max(x, 0)
+};
+
+struct ActivateArgs {  // out = f(gate) * up, or f(gate)
+  Activation function;
   const float* gate;  // [M, N], row stride gate_stride
-  const float* up;    // [M, N], row stride up_stride
+  const float* up;    // [M, N], row stride up_stride; null: 1
   float* out;         // [M, N] dense; may be gate when strides agree
   uint64_t rows, n, gate_stride, up_stride;
 };
 
-// Rotary embedding, halves convention of Hugging Face: (x[i], x[i + D/2]) turn by position *
-// freq[i].
+// Rotary embedding, halves convention of Hugging Face: of the first R elements of each head,
+// (x[i], x[i + R/2]) turn by position * freq[i]; the others stay.
 struct RopeArgs {
   float* x;                  // [M, heads, D], row stride x_stride elements; in place
   const int32_t* positions;  // [M]
-  const float* inv_freq;     // [D / 2]
+  const float* inv_freq;     // [R / 2]
   uint64_t rows, heads, head_dim, x_stride;
-  float scale;  // attention factor; 1 without rope scaling
+  float scale;          // attention factor; 1 without rope scaling
+  uint64_t rotary = 0;  // R; 0: all of D
 };
 
 // Keys and values live in blocks of kKvBlockTokens tokens. A block of one layer is
@@ -142,7 +173,8 @@ struct AttentionArgs {
   DType kv_type;
   uint64_t rows, heads, kv_heads, head_dim;
   float scale;
-  uint32_t window;  // 0: none
+  uint32_t window;    // 0: none
+  float softcap = 0;  // scaled scores s become softcap * tanh(s / softcap); 0: they stay
 };
 
 // Router: probabilities over E by softmax of logits, the k largest (ties: lower index first),
@@ -168,6 +200,13 @@ struct CombineArgs {
   const float* weight;  // [M, k]
   float* y;             // [M, K]
   uint64_t rows, ranks, k;
+};
+
+struct AddGatedArgs {  // y[m] += part[m] / (1 + e^-gate[m])
+  const float* part;   // [M, K]
+  const float* gate;   // [M]
+  float* y;            // [M, K]
+  uint64_t rows, k;
 };
 
 }  // namespace headrace::kernels

@@ -21,15 +21,19 @@ struct Kernels {
   void (*narrow)(ThreadPool&, const NarrowArgs&);
   void (*matmul)(ThreadPool&, const MatmulArgs&);
   void (*rms_norm)(ThreadPool&, const RmsNormArgs&);
+  void (*layer_norm)(ThreadPool&, const LayerNormArgs&);
   void (*add)(ThreadPool&, const AddArgs&);
   void (*add_bias)(ThreadPool&, const AddBiasArgs&);
-  void (*silu_mul)(ThreadPool&, const SiluMulArgs&);
+  void (*scale)(ThreadPool&, const ScaleArgs&);
+  void (*softcap)(ThreadPool&, const SoftcapArgs&);
+  void (*activate)(ThreadPool&, const ActivateArgs&);
   void (*rope)(ThreadPool&, const RopeArgs&);
   void (*kv_append)(ThreadPool&, const KvAppendArgs&);
   void (*attention)(ThreadPool&, const AttentionArgs&);
   void (*topk_route)(const TopkRouteArgs&);
   void (*gather_rows)(ThreadPool&, const GatherRowsArgs&);
   void (*combine)(ThreadPool&, const CombineArgs&);
+  void (*add_gated)(ThreadPool&, const AddGatedArgs&);
 };
 
 // The tables that this build has, best first; `reference` is last. supported() says whether this

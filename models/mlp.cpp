@@ -34,7 +34,8 @@ void activate(const Call& call, uint64_t rows) {
     call.c.k.add_bias(call.c.pool, {w.gate_bias, call.a.gate, rows, n, n});
     call.c.k.add_bias(call.c.pool, {w.up_bias, call.a.up, rows, n, n});
   }
-  call.c.k.silu_mul(call.c.pool, {.gate = call.a.gate,
+  call.c.k.activate(call.c.pool, {.function = kernels::Activation::kSilu,
+                                  .gate = call.a.gate,
                                   .up = call.a.up,
                                   .out = call.a.gate,  // [rows, intermediate]
                                   .rows = rows,

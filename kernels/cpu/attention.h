@@ -16,6 +16,10 @@ namespace {
 
 constexpr uint64_t kGroupMost = 16;  // query heads whose state is kept at a time
 
+struct Scores {  // what turns a dot product into a score
+  float scale, softcap;
+};
+
 struct Fold {  // the running softmax of some query heads over one key-value head
   uint64_t heads;
   uint64_t head_dim;
@@ -65,9 +69,18 @@ inline void score_heads(Fold& f, const typename Kv::Element* keys,
   }
 }
 
+inline F capped(F scores, float cap) {
+  return mul(hyperbolic_tangent(div(scores, set1(cap))), set1(cap));
+}
+
 // Scores to exponentials; tokens outside [begin, end) weigh nothing.
-inline void fold_maximum(Fold& f, uint64_t head, float scale, uint64_t begin, uint64_t end) {
+inline void fold_maximum(Fold& f, uint64_t head, const Scores& s, uint64_t begin, uint64_t end) {
   float* weight = f.weight[head];
+  if (s.softcap != 0) {  // before the mask: it would make a score of minus infinity finite
+    store(weight, capped(mul(load(weight), set1(s.scale)), s.softcap));
+    store(weight + kLanes, capped(mul(load(weight + kLanes), set1(s.scale)), s.softcap));
+  }
+  const float scale = s.softcap != 0 ? 1.0f : s.scale;
   for (uint64_t t = 0; t < begin; ++t) weight[t] = -__builtin_inff();
   for (uint64_t t = end; t < kKvBlockTokens; ++t) weight[t] = -__builtin_inff();
   const F lo = mul(load(weight), set1(scale));
@@ -142,8 +155,8 @@ struct Block {
 
 // Folds tokens [begin, end) of one block.
 template <class Kv>
-inline void fold_block(Fold& f, const Block<Kv>& b, bool prefetch, float scale, uint64_t begin,
-                       uint64_t end) {
+inline void fold_block(Fold& f, const Block<Kv>& b, bool prefetch, const Scores& scores,
+                       uint64_t begin, uint64_t end) {
   const auto* values = prefetch ? b.values : nullptr;
   const auto* next = prefetch ? b.next_keys : nullptr;
   uint64_t head = 0;
@@ -153,7 +166,7 @@ inline void fold_block(Fold& f, const Block<Kv>& b, bool prefetch, float scale, 
   for (; head < f.heads; ++head) {
     score_heads<Kv, 1>(f, b.keys, head == 0 ? values : nullptr, head, begin, end);
   }
-  for (head = 0; head < f.heads; ++head) fold_maximum(f, head, scale, begin, end);
+  for (head = 0; head < f.heads; ++head) fold_maximum(f, head, scores, begin, end);
   head = 0;
   for (; head + kHeadTile <= f.heads; head += kHeadTile) {
     value_heads<Kv, kHeadTile>(f, b.values, head == 0 ? next : nullptr, head, begin, end);
@@ -226,7 +239,7 @@ inline void attend(const AttentionArgs& a, uint64_t row, uint64_t rows, uint64_t
     for (uint64_t r = 0; r < rows; ++r) {
       const uint64_t from = first_token(a, row + r), to = last_token(a, row + r) + 1;
       if (to <= base || from >= base + kKvBlockTokens) continue;
-      fold_block<Kv>(folds[r], b, prefetch, a.scale, from > base ? from - base : 0,
+      fold_block<Kv>(folds[r], b, prefetch, {a.scale, a.softcap}, from > base ? from - base : 0,
                      least(to - base, kKvBlockTokens));
       prefetch = false;
     }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 
 #include "core/half.h"
 #include "kernels/cpu/tables.h"
@@ -104,6 +105,22 @@ void rms_norm(ThreadPool&, const RmsNormArgs& a) {
   }
 }
 
+void layer_norm(ThreadPool&, const LayerNormArgs& a) {
+  const double count = static_cast<double>(a.k);
+  for (uint64_t row = 0; row < a.rows; ++row) {
+    const float* x = a.x + row * a.x_stride;
+    float* y = a.y + row * a.y_stride;
+    double sum = 0, squares = 0;
+    for (uint64_t k = 0; k < a.k; ++k) sum += x[k];
+    const double mean = sum / count;
+    for (uint64_t k = 0; k < a.k; ++k) squares += (x[k] - mean) * (x[k] - mean);
+    const double scale = 1.0 / std::sqrt(squares / count + double{a.eps});
+    for (uint64_t k = 0; k < a.k; ++k) {
+      y[k] = static_cast<float>((x[k] - mean) * scale * a.weight[k] + a.bias[k]);
+    }
+  }
+}
+
 void add(ThreadPool&, const AddArgs& a) {
   for (uint64_t i = 0; i < a.count; ++i) a.y[i] += a.x[i];
 }
@@ -114,18 +131,43 @@ void add_bias(ThreadPool&, const AddBiasArgs& a) {
   }
 }
 
-void silu_mul(ThreadPool&, const SiluMulArgs& a) {
+void scale(ThreadPool&, const ScaleArgs& a) {
+  for (uint64_t i = 0; i < a.count; ++i) a.x[i] *= a.factor;
+}
+
+void softcap(ThreadPool&, const SoftcapArgs& a) {
+  const double cap = a.cap;
+  for (uint64_t i = 0; i < a.count; ++i) a.x[i] = static_cast<float>(cap * std::tanh(a.x[i] / cap));
+}
+
+double activation(Activation function, double x) {
+  switch (function) {
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGelu:
+      return x * std::erfc(-x / std::numbers::sqrt2) / 2;
+    case Activation::kGeluTanh: {
+      const double u = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+      return x / (1 + std::exp(-2 * u));  // (1 + tanh(u)) / 2, without its cancellation
+    }
+    case Activation::kRelu:
+      return x < 0 ? 0 : x;
+  }
+  return x;
+}
+
+void activate(ThreadPool&, const ActivateArgs& a) {
   for (uint64_t row = 0; row < a.rows; ++row) {
     for (uint64_t n = 0; n < a.n; ++n) {
-      const double gate = a.gate[row * a.gate_stride + n];
-      const double up = a.up[row * a.up_stride + n];
-      a.out[row * a.n + n] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * up);
+      const double gate = activation(a.function, a.gate[row * a.gate_stride + n]);
+      const double up = a.up == nullptr ? 1.0 : double{a.up[row * a.up_stride + n]};
+      a.out[row * a.n + n] = static_cast<float>(gate * up);
     }
   }
 }
 
 void rope(ThreadPool&, const RopeArgs& a) {
-  const uint64_t half = a.head_dim / 2;
+  const uint64_t half = (a.rotary == 0 ? a.head_dim : a.rotary) / 2;
   for (uint64_t row = 0; row < a.rows; ++row) {
     for (uint64_t i = 0; i < half; ++i) {
       // The angle is rounded to float32, as in the models' own code: part of the specification.
@@ -194,7 +236,8 @@ void attend(const AttentionArgs& a, uint64_t row, uint64_t head) {
     for (uint64_t d = 0; d < a.head_dim; ++d) {
       dot += double{q[d]} * element(keys(token), a.kv_type, d);
     }
-    return dot * a.scale;
+    const double scaled = dot * a.scale;
+    return a.softcap == 0 ? scaled : a.softcap * std::tanh(scaled / a.softcap);
   };
   double most = -std::numeric_limits<double>::infinity();
   for (uint64_t token = first; token <= last; ++token) most = std::fmax(most, score(token));
@@ -257,6 +300,15 @@ void combine(ThreadPool&, const CombineArgs& a) {
   }
 }
 
+void add_gated(ThreadPool&, const AddGatedArgs& a) {
+  for (uint64_t row = 0; row < a.rows; ++row) {
+    const double weight = 1 / (1 + std::exp(-double{a.gate[row]}));
+    for (uint64_t k = 0; k < a.k; ++k) {
+      a.y[row * a.k + k] = static_cast<float>(a.y[row * a.k + k] + weight * a.part[row * a.k + k]);
+    }
+  }
+}
+
 }  // namespace
 
 void topk_route(const TopkRouteArgs& a) {
@@ -287,15 +339,19 @@ const Kernels& reference_table() {
       .narrow = narrow,
       .matmul = matmul,
       .rms_norm = rms_norm,
+      .layer_norm = layer_norm,
       .add = add,
       .add_bias = add_bias,
-      .silu_mul = silu_mul,
+      .scale = scale,
+      .softcap = softcap,
+      .activate = activate,
       .rope = rope,
       .kv_append = kv_append,
       .attention = attention,
       .topk_route = topk_route,
       .gather_rows = gather_rows,
       .combine = combine,
+      .add_gated = add_gated,
   };
   return table;
 }

@@ -43,6 +43,46 @@ inline F exponential(F x) {
   return zero_where_less(times_power_of_two(p, n), x, bound);
 }
 
+inline F absolute(F x) { return max(x, sub(zero(), x)); }
+// a where x < bound, else b; both must be finite.
+inline F where_less(F x, F bound, F a, F b) {
+  return add(sub(a, zero_where_less(a, x, bound)), zero_where_less(b, x, bound));
+}
+
+// 1 / (1 + e^-x)
+inline F sigmoid(F x) { return div(set1(1.0f), add(set1(1.0f), exponential(sub(zero(), x)))); }
+
+// Relative error below 3e-7. Near zero the polynomial of Cephes' tanhf (Moshier), where the
+// exponentials would cancel.
+inline F hyperbolic_tangent(F x) {
+  const F bound = set1(0.625f);
+  const F near = max(sub(zero(), bound), min(bound, x)), z = mul(near, near);
+  F p = set1(-5.70498872745e-3f);
+  p = fma(p, z, set1(2.06390887954e-2f));
+  p = fma(p, z, set1(-5.37397155531e-2f));
+  p = fma(p, z, set1(1.33314422036e-1f));
+  p = fma(p, z, set1(-3.33332819422e-1f));
+  const F large = sub(mul(set1(2.0f), sigmoid(add(x, x))), set1(1.0f));
+  return where_less(absolute(x), bound, mul(near, fma(p, z, set1(1.0f))), large);
+}
+
+// The complement of the error function for x >= 0, relative error below 1e-6: the exponential of a
+// polynomial in 1 / (1 + x / 2) (Chebyshev fit of Numerical Recipes).
+inline F error_complement(F x) {
+  const F t = div(set1(1.0f), fma(set1(0.5f), x, set1(1.0f)));
+  F p = set1(0.17087277f);
+  p = fma(p, t, set1(-0.82215223f));
+  p = fma(p, t, set1(1.48851587f));
+  p = fma(p, t, set1(-1.13520398f));
+  p = fma(p, t, set1(0.27886807f));
+  p = fma(p, t, set1(-0.18628806f));
+  p = fma(p, t, set1(0.09678418f));
+  p = fma(p, t, set1(0.37409196f));
+  p = fma(p, t, set1(1.00002368f));
+  p = fma(p, t, set1(-1.26551223f));
+  return mul(t, exponential(sub(p, mul(x, x))));
+}
+
 // Applies body(i, count) to [0, n) in steps of sixteen elements; the last step may be shorter.
 template <typename Body>
 inline void for_lanes(uint64_t n, const Body& body) {

@@ -18,15 +18,19 @@ constexpr Kernels kVectorTable{
     .narrow = narrow,
     .matmul = matmul,
     .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
     .add = add,
     .add_bias = add_bias,
-    .silu_mul = silu_mul,
+    .scale = scale,
+    .softcap = softcap,
+    .activate = activate,
     .rope = rope,
     .kv_append = kv_append,
     .attention = attention,
     .topk_route = topk_route,
     .gather_rows = gather_rows,
     .combine = combine,
+    .add_gated = add_gated,
 };
 
 }  // namespace

@@ -12,6 +12,7 @@ struct World {
   DType type;
   uint64_t heads, kv_heads, head_dim;
   uint32_t window;
+  float softcap;
   float scale;
   Bytes layer_offset;
   std::vector<uint32_t> lengths;
@@ -26,7 +27,7 @@ struct World {
 std::ostream& operator<<(std::ostream& out, const World& w) {
   out << "HEADRACE_TEST_SEED=" << w.seed << " stream " << w.stream << ' ' << name_of(w.type)
       << " H=" << w.heads << " G=" << w.kv_heads << " D=" << w.head_dim << " window=" << w.window
-      << " lengths";
+      << " softcap=" << w.softcap << " lengths";
   for (uint32_t length : w.lengths) out << ' ' << length;
   return out;
 }
@@ -42,6 +43,7 @@ World make(uint64_t stream) {
   const uint64_t dims[] = {16, 32, 64, 80, 96, 128, 2 * random.between(1, 70)};
   w.head_dim = dims[random.below(7)];
   w.window = random.chance(0.4) ? static_cast<uint32_t>(random.between(1, 90)) : 0;
+  w.softcap = random.chance(0.3) ? 0.5f * static_cast<float>(random.between(1, 100)) : 0;
   // Now and then scores so large that only one token counts.
   w.scale = random.chance(0.2) ? 30.0f : 1 / std::sqrt(static_cast<float>(w.head_dim));
   w.layer_offset = 64 * random.below(3);
@@ -118,7 +120,8 @@ std::vector<float> attend(const Kernels& table, const World& w, const Cache& cac
                                      .kv_heads = w.kv_heads,
                                      .head_dim = w.head_dim,
                                      .scale = w.scale,
-                                     .window = w.window});
+                                     .window = w.window,
+                                     .softcap = w.softcap});
   return out;
 }
 

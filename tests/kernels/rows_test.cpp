@@ -132,24 +132,92 @@ TEST(Sums, AddAndBiasAreExact) {
   });
 }
 
-TEST(SiluMul, AgreesWithTheReference) {
-  for_tables(5, 30, [](const Kernels& t, Random& random, ThreadPool& pool) {
+TEST(LayerNorm, AgreesWithTheReferenceAndRowsAreIndependent) {
+  for_tables(9, 30, [](const Kernels& t, Random& random, ThreadPool& pool) {
+    const uint64_t rows = random.between(1, 40), k = random.between(2, 1500);
+    const uint64_t x_stride = k + random.below(5), y_stride = k + random.below(5);
+    std::vector<float> x = random_floats(random, rows * x_stride, 3);
+    for (float& v : x) v += 5;  // a mean that is larger than what the norm keeps
+    const std::vector<float> weight = random_floats(random, k), bias = random_floats(random, k);
+    std::vector<float> y(rows * y_stride, -1), expected(rows * y_stride, -1);
+    LayerNormArgs args{x.data(), weight.data(), bias.data(), y.data(), rows,
+                       k,        x_stride,      y_stride,    1e-5f};
+    t.layer_norm(pool, args);
+    args.y = expected.data();
+    reference().layer_norm(pool, args);
+    for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 2e-5);
+    std::vector<float> alone(x.begin() + static_cast<std::ptrdiff_t>((rows - 1) * x_stride),
+                             x.begin() + static_cast<std::ptrdiff_t>((rows - 1) * x_stride + k));
+    t.layer_norm(pool, {alone.data(), weight.data(), bias.data(), alone.data(), 1, k, k, k, 1e-5f});
+    ASSERT_TRUE(same_bits(alone.data(), &y[(rows - 1) * y_stride], k));
+  });
+}
+
+constexpr Activation kActivations[] = {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh,
+                                       Activation::kRelu};
+
+TEST(Activate, AgreesWithTheReferenceGatedOrNot) {
+  for_tables(5, 60, [](const Kernels& t, Random& random, ThreadPool& pool) {
     const uint64_t rows = random.between(1, 30), n = random.between(1, 300);
     const uint64_t gate_stride = n + random.below(5), up_stride = n + random.below(5);
     const std::vector<float> gate =
         random_floats(random, rows * gate_stride, random.chance(0.5) ? 2 : 60);
     const std::vector<float> up = random_floats(random, rows * up_stride);
     std::vector<float> out(rows * n), expected(rows * n);
-    t.silu_mul(pool, {gate.data(), up.data(), out.data(), rows, n, gate_stride, up_stride});
-    reference().silu_mul(
-        pool, {gate.data(), up.data(), expected.data(), rows, n, gate_stride, up_stride});
+    ActivateArgs args{kActivations[random.below(4)],
+                      gate.data(),
+                      random.chance(0.5) ? up.data() : nullptr,
+                      out.data(),
+                      rows,
+                      n,
+                      gate_stride,
+                      up_stride};
+    t.activate(pool, args);
+    args.out = expected.data();
+    reference().activate(pool, args);
     for (size_t i = 0; i < out.size(); ++i) {
-      // Below -88 the gate's exponential stops growing: what is left is below 1e-35.
-      ASSERT_NEAR(out[i], expected[i], 1e-6 * std::abs(expected[i]) + 1e-35);
+      // Far out the rounding of a large exponent shows, where nothing of the value is left.
+      ASSERT_NEAR(out[i], expected[i], 3e-6 * std::abs(expected[i]) + 1e-12);
     }
-    std::vector<float> dense(gate.begin(), gate.begin() + n);  // in place, one row
-    t.silu_mul(pool, {dense.data(), up.data(), dense.data(), 1, n, n, n});
+    std::vector<float> dense(gate.begin(), gate.begin() + static_cast<std::ptrdiff_t>(n));
+    args.gate = args.out = dense.data();  // in place, one row
+    args.rows = 1;
+    args.gate_stride = n;
+    t.activate(pool, args);
     ASSERT_TRUE(same_bits(dense.data(), out.data(), n));
+  });
+}
+
+TEST(Activate, NanStaysNan) {
+  for (const Kernels* t : runnable_tables()) {
+    for (const Activation function : kActivations) {
+      float x[] = {1, std::numeric_limits<float>::quiet_NaN(), -2};
+      t->activate(pool_of(1), {function, x, nullptr, x, 1, 3, 3, 3});
+      EXPECT_TRUE(std::isnan(x[1])) << t->isa;
+      EXPECT_FALSE(std::isnan(x[0]) || std::isnan(x[2])) << t->isa;
+    }
+    float x[] = {0.1f, std::numeric_limits<float>::quiet_NaN(), -2};
+    t->softcap(pool_of(1), {x, 3, 2.0f});
+    EXPECT_TRUE(std::isnan(x[1])) << t->isa;
+  }
+}
+
+TEST(ScaleAndSoftcap, AgreeWithTheReference) {
+  for_tables(10, 30, [](const Kernels& t, Random& random, ThreadPool& pool) {
+    const size_t count = random.between(1, random.chance(0.3) ? 20000 : 200);
+    std::vector<float> x =
+        random_floats(random, count, std::pow(10.0f, float(random.between(0, 6)) - 4));
+    std::vector<float> expected = x;
+    t.scale(pool, {x.data(), count, 1.7f});
+    reference().scale(pool, {expected.data(), count, 1.7f});
+    ASSERT_TRUE(same_bits(x, expected));
+    const float cap = random.chance(0.5) ? 30.0f : 0.5f;
+    t.softcap(pool, {x.data(), count, cap});
+    reference().softcap(pool, {expected.data(), count, cap});
+    for (size_t i = 0; i < count; ++i) {
+      ASSERT_NEAR(x[i], expected[i], 5e-7 * std::abs(expected[i]));
+      ASSERT_LE(std::abs(x[i]), cap);
+    }
   });
 }
 
@@ -157,6 +225,8 @@ TEST(Rope, AgreesWithTheReferenceAtAnyPosition) {
   for_tables(6, 30, [](const Kernels& t, Random& random, ThreadPool& pool) {
     const uint64_t rows = random.between(1, 20), heads = random.between(1, 9);
     const uint64_t dim = 2 * random.between(1, 70), stride = heads * dim + random.below(5);
+    const uint64_t rotary = random.chance(0.5) ? 0 : 2 * random.between(1, dim / 2);
+    const uint64_t half = (rotary == 0 ? dim : rotary) / 2;
     std::vector<int32_t> positions(rows);
     for (int32_t& p : positions) {
       p = static_cast<int32_t>(random.below(random.chance(0.5) ? 4096 : 1 << 24));
@@ -167,20 +237,25 @@ TEST(Rope, AgreesWithTheReferenceAtAnyPosition) {
     }
     const std::vector<float> x = random_floats(random, rows * stride);
     std::vector<float> y = x, expected = x;
-    RopeArgs args{y.data(), positions.data(), frequency.data(), rows, heads, dim, stride, 1.1f};
+    RopeArgs args{y.data(), positions.data(), frequency.data(), rows, heads, dim, stride, 1.1f,
+                  rotary};
     t.rope(pool, args);
     args.x = expected.data();
     reference().rope(pool, args);
     for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-6f);
     const uint64_t row = random.below(rows);
     std::vector<float> alone(x.begin() + row * stride, x.begin() + row * stride + heads * dim);
-    t.rope(pool, {alone.data(), &positions[row], frequency.data(), 1, heads, dim, stride, 1.1f});
+    args.x = alone.data();
+    args.positions = &positions[row];
+    args.rows = 1;
+    t.rope(pool, args);
     ASSERT_TRUE(same_bits(alone.data(), &y[row * stride], alone.size()));
+    for (uint64_t i = 2 * half; i < dim; ++i) ASSERT_EQ(alone[i], x[row * stride + i]);
     // Against the definition, not only the reference: the pair (0, D/2) turns by the position.
     const double angle = static_cast<float>(positions[row]) * frequency[0];
-    const double a = x[row * stride], b = x[row * stride + dim / 2];
+    const double a = x[row * stride], b = x[row * stride + half];
     ASSERT_NEAR(alone[0], 1.1f * (a * std::cos(angle) - b * std::sin(angle)), 2e-6);
-    ASSERT_NEAR(alone[dim / 2], 1.1f * (b * std::cos(angle) + a * std::sin(angle)), 2e-6);
+    ASSERT_NEAR(alone[half], 1.1f * (b * std::cos(angle) + a * std::sin(angle)), 2e-6);
   });
 }
 
@@ -243,6 +318,23 @@ TEST(Experts, GatherAndCombine) {
     t.combine(pool, {&part[(rows - 1) * ranks * k], &weight[(rows - 1) * ranks], alone.data(), 1,
                      ranks, k});
     ASSERT_TRUE(same_bits(alone.data(), &y[(rows - 1) * k], k));
+  });
+}
+
+TEST(Experts, AddGatedWeighsRowsByTheSigmoid) {
+  for_tables(11, 30, [](const Kernels& t, Random& random, ThreadPool& pool) {
+    const uint64_t rows = random.between(1, 20), k = random.between(1, 200);
+    const std::vector<float> part = random_floats(random, rows * k),
+                             gate = random_floats(random, rows, 5),
+                             before = random_floats(random, rows * k);
+    std::vector<float> y = before, expected = before;
+    t.add_gated(pool, {part.data(), gate.data(), y.data(), rows, k});
+    reference().add_gated(pool, {part.data(), gate.data(), expected.data(), rows, k});
+    for (size_t i = 0; i < y.size(); ++i) ASSERT_NEAR(y[i], expected[i], 1e-6f);
+    const size_t last = (rows - 1) * k;
+    std::vector<float> alone(before.begin() + static_cast<std::ptrdiff_t>(last), before.end());
+    t.add_gated(pool, {&part[last], &gate[rows - 1], alone.data(), 1, k});
+    ASSERT_TRUE(same_bits(alone.data(), &y[last], k));
   });
 }
 
