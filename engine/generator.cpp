@@ -23,7 +23,7 @@ std::string_view name_of(FinishReason reason) {
 
 void Generator::check(const models::ModelConfig& config, std::vector<Request>& requests) {
   for (Request& request : requests) {
-    engine::check(request.sampling);
+    engine::check(request.sampling, config.vocab_size, Naming::kFlag);
     if (request.prompt.empty()) {
       throw Error(ErrorCode::kUsage, "prompt: no tokens; give text with -p, -f or ids with --ids")
           .at_field("prompt");
@@ -162,8 +162,8 @@ void Generator::sample_outputs() {
     const uint32_t r = active_[index].request;
     const Request& request = (*requests_)[r];
     Completion& completion = completions_[r];
-    const int32_t id = sampler_.sample({logits + o * vocabulary, vocabulary}, request.sampling,
-                                       completion.token_ids.size());
+    const int32_t id = sampler_.sample({logits + o * vocabulary, vocabulary}, request.sampling, 0,
+                                       request.prompt, completion.token_ids, {});
     ++timings_.generated_tokens;
     timings_.decode_tokens += has_prompt_rows_ ? 0 : 1;
     const bool stop =
