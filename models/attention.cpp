@@ -62,7 +62,7 @@ void qkv_end(const Call& call) {
   add_bias(call, w.v_bias, call.a.v, kv_width);
   norm_and_rotate(call, call.a.q, g.heads, w.q_norm);
   norm_and_rotate(call, call.a.k, g.kv_heads, w.k_norm);
-  const Bytes layer_offset = call.layer * call.tables.kv_layer_bytes;
+  const Bytes layer_offset = call.kv_offset();
   call.c.k.kv_append(call.c.pool, {.k = call.a.k,
                                    .v = call.a.v,
                                    .k_stride = kv_width,

@@ -60,7 +60,7 @@ struct Tables {                           // what the decoder resolved once
   const float* final_norm = nullptr;      // [hidden]
   std::vector<float> inv_freq;            // [head_dim / 2]
   uint64_t embedding_rows_per_chunk = 0;  // of every chunk but the last
-  Bytes kv_layer_bytes = 0;               // of one layer in a KV block
+  Bytes kv_layer_bytes = 0;               // of one layer in a KV block: direct I/O moves it
 };
 
 struct Call {  // what every function below reads
@@ -73,6 +73,9 @@ struct Call {  // what every function below reads
 
   uint64_t rows() const { return pass.tokens.size(); }
   const SmallTensors& small() const { return tables.small[layer]; }
+  Bytes kv_offset() const {
+    return pass.kv_offsets.empty() ? layer * tables.kv_layer_bytes : pass.kv_offsets[layer];
+  }
 };
 
 // One object's product: y[p] = x * part p, with what comes before its first and after its last

@@ -225,8 +225,8 @@ Decoder::Decoder(const ModelConfig& config, const WeightLayout& layout)
   tables_->inv_freq = rotary_frequencies(config_);
   tables_->embedding_rows_per_chunk =
       layout.objects[layout.embedding].chunks.front().pieces.front().row_end;
-  tables_->kv_layer_bytes =
-      kernels::kv_layer_block_bytes(kv_type(), config_.kv_heads, config_.head_dim);
+  tables_->kv_layer_bytes = round_up(
+      kernels::kv_layer_block_bytes(kv_type(), config_.kv_heads, config_.head_dim), kBlock);
 }
 
 Decoder::~Decoder() = default;
@@ -236,6 +236,8 @@ Bytes Decoder::activation_bytes(uint32_t rows, uint32_t outputs) const {
 }
 
 Bytes Decoder::kv_block_bytes() const { return config_.layers * tables_->kv_layer_bytes; }
+
+Bytes Decoder::kv_layer_bytes() const { return tables_->kv_layer_bytes; }
 
 DType Decoder::kv_type() const { return kv_type_of(config_); }
 
@@ -270,6 +272,7 @@ void Decoder::begin(Context&, Activations& a, const Pass& pass) const {
   const size_t rows = pass.tokens.size();
   HEADRACE_ASSERT(rows > 0 && rows <= a.rows_max, fmt::format("{} of {}", rows, a.rows_max));
   HEADRACE_ASSERT(pass.positions.size() == rows && pass.sequence.size() == rows);
+  HEADRACE_ASSERT(pass.kv_offsets.empty() || pass.kv_offsets.size() == config_.layers);
   HEADRACE_ASSERT(pass.output_rows.size() <= a.outputs_max);
   HEADRACE_ASSERT(pass.output_rows.empty() || pass.logits != nullptr);
   for (size_t m = 0; m < rows; ++m) {

@@ -30,8 +30,11 @@ struct Pass {                                      // one batch of rows; M rows,
   std::span<const int32_t> positions;              // [M]
   std::span<const uint32_t> sequence;              // [M] index into `sequences`
   std::span<const kernels::SequenceKv> sequences;  // [S]
-  std::span<const uint32_t> output_rows;           // rows whose logits are wanted, ascending
-  float* logits = nullptr;                         // [output_rows, V]
+  // By layer: where its part of a KV block is, from the block's address on; empty: layers follow
+  // each other in a block of kv_block_bytes().
+  std::span<const Bytes> kv_offsets;
+  std::span<const uint32_t> output_rows;  // rows whose logits are wanted, ascending
+  float* logits = nullptr;                // [output_rows, V]
 };
 
 // Buffers of a pass, carved once out of memory that the caller planned for. Contents are the
@@ -50,6 +53,7 @@ class Decoder {
   // Memory for passes of up to `rows` rows and `outputs` wanted rows (logits included).
   Bytes activation_bytes(uint32_t rows, uint32_t outputs) const;  // affine in rows and in outputs
   Bytes kv_block_bytes() const;  // one block of kKvBlockTokens tokens, all layers
+  Bytes kv_layer_bytes() const;  // one layer's part of it, a multiple of kBlock
   DType kv_type() const;
   std::unique_ptr<Activations, void (*)(Activations*)> bind(std::span<std::byte> memory,
                                                             uint32_t rows, uint32_t outputs) const;
