@@ -1,8 +1,6 @@
 #include "swap/checksum.h"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
+#include "swap/hash/hash.h"
 #include "swap/store.h"
 
 namespace headrace::swap {
@@ -11,14 +9,14 @@ namespace {
 uint64_t checksum_seed(uint64_t store_uuid, ObjectId object, uint32_t chunk) {
   // Hashed together, not added: no two chunks of a store may share a seed by arithmetic.
   const uint64_t place[2] = {store_uuid, uint64_t{chunk} << 32 | object};
-  return XXH3_64bits(place, sizeof place);
+  return hash64(place, sizeof place, 0);
 }
 
 }  // namespace
 
 uint64_t checksum(std::span<const std::byte> data, uint64_t store_uuid, ObjectId object,
                   uint32_t chunk) {
-  return XXH3_64bits_withSeed(data.data(), data.size(), checksum_seed(store_uuid, object, chunk));
+  return hash64(data.data(), data.size(), checksum_seed(store_uuid, object, chunk));
 }
 
 struct ChunkChecksum::State {
@@ -33,13 +31,13 @@ void ChunkChecksum::begin(uint64_t store_uuid, ObjectId object, uint32_t chunk) 
 }
 
 void ChunkChecksum::add(std::span<const std::byte> data) {
-  XXH3_64bits_update(&state_->xxh, data.data(), data.size());
+  hash64_update(state_->xxh, data.data(), data.size());
 }
 
 uint64_t ChunkChecksum::end() const { return XXH3_64bits_digest(&state_->xxh); }
 
 uint64_t plain_digest(std::span<const std::byte> data, uint64_t seed) {
-  return XXH3_64bits_withSeed(data.data(), data.size(), seed);
+  return hash64(data.data(), data.size(), seed);
 }
 
 }  // namespace headrace::swap

@@ -11,12 +11,15 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 
 #include "core/error.h"
+#include "swap/fault.h"
 #include "swap/lanes.h"
 #include "swap/reader.h"
+#include "swap/unpacker.h"
 
 namespace headrace::swap {
 namespace {
@@ -68,8 +71,10 @@ class ThreadedPager final : public Pager {
         tickets_(options.tickets_max),
         disk_(options.tickets_max),
         copies_(options.tickets_max),
-        with_reader_(options.tickets_max) {
+        with_reader_(options.tickets_max),
+        stall_ns_(static_cast<uint64_t>(options.stall_note_s * 1e9)) {
     HEADRACE_ASSERT(options.tickets_max > 0);
+    if (store.unpacking() != nullptr) unpacker_.emplace(store, options.room, options.tickets_max);
     free_.reserve(options.tickets_max);
     for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
     try {
@@ -145,14 +150,13 @@ class ThreadedPager final : public Pager {
       changed_.wait(lock, [&] { return done(ticket); });
     }
     const ChunkResult result = slot.result;
-    const Transfer transfer = slot.transfer;
-    const Extent extent = slot.extent;
+    const FaultPlace place{slot.transfer.object, slot.transfer.chunk};
     slot.state.store(State::kFree, std::memory_order_release);
     {
       const std::lock_guard lock(free_mutex_);
       free_.push_back(ticket);
     }
-    if (result.fault != ReadFault::kNone) throw_fault(result, transfer, extent);
+    if (result.fault != ReadFault::kNone) throw_fault(store_, result, place, engine_failure_);
   }
 
   uint64_t wait_change(uint64_t seen) override {
@@ -175,7 +179,8 @@ class ThreadedPager final : public Pager {
             .retries = retries_.load(std::memory_order_relaxed),
             .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
             .io_cpu_s = io_cpu_s_.load(std::memory_order_relaxed),
-            .verify_cpu_s = verify_cpu_s_.load(std::memory_order_relaxed)};
+            .verify_cpu_s = verify_cpu_s_.load(std::memory_order_relaxed),
+            .unpack_cpu_s = unpack_cpu_s_.load(std::memory_order_relaxed)};
   }
 
  private:
@@ -202,40 +207,6 @@ class ThreadedPager final : public Pager {
     const Ticket ticket = free_.back();
     free_.pop_back();
     return ticket;
-  }
-
-  [[noreturn]] void throw_fault(const ChunkResult& result, const Transfer& transfer,
-                                const Extent& extent) const {
-    const std::string path = fmt::format("{}/data.{}", store_.info().path, extent.file);
-    const std::string what = fmt::format("cannot read object {}, chunk {}, from {} at byte {}",
-                                         transfer.object, transfer.chunk, path, result.where);
-    switch (result.fault) {
-      case ReadFault::kCorrupt:
-        throw Error(ErrorCode::kCorrupt,
-                    fmt::format("{}: its checksum is {:016x} and must be {:016x}, also when read "
-                                "again; delete the store so that it is made anew, and check the "
-                                "disk",
-                                what, result.digest, extent.digest))
-            .at_path(path);
-      case ReadFault::kTruncated:
-        throw Error(ErrorCode::kIo,
-                    fmt::format("{}: the file is truncated, {} bytes were to follow; delete the "
-                                "store so that it is made anew",
-                                what, extent.offset + extent.bytes - result.where))
-            .at_path(path);
-      case ReadFault::kIo:
-      case ReadFault::kRefused:
-        throw Error(ErrorCode::kIo,
-                    fmt::format("{}: {}; check the disk (dmesg), or delete the store so that it "
-                                "is made anew",
-                                what, std::strerror(result.error)))
-            .at_path(path);
-      case ReadFault::kDropped:
-      case ReadFault::kNone:
-        break;
-    }
-    throw Error(ErrorCode::kIo, fmt::format("{}: {}; start again", what, engine_failure_))
-        .at_path(path);
   }
 
   void open_backend() {
@@ -282,6 +253,28 @@ class ThreadedPager final : public Pager {
 
   // One turn of the owner; false when it is told to stop and nothing is left with the device.
   bool serve_disk(Reader& reader, std::vector<ChunkResult>& results) {
+    const bool stop = take_started(reader);
+    results.clear();
+    if (stop) reader.drop_queued(results);
+    // Nothing under way: only a start, or the end, can change that.
+    const uint64_t wait_ns = reader.idle() ? kForever : stall_ns_;
+    if (!stop || !reader.idle()) reader.turn(wait_ns, results);
+    {
+      const std::lock_guard lock(disk_.mutex);
+      disk_.waiting = false;
+    }
+    for (const ChunkResult& result : results) finish_read(result);
+    tell_of_stall(reader);
+    const double verify_s = static_cast<double>(reader.verify_cpu_ns()) * 1e-9;
+    const double unpack_s = unpacker_ ? unpacker_->cpu_s() : 0;
+    verify_cpu_s_.store(verify_s, std::memory_order_relaxed);
+    unpack_cpu_s_.store(unpack_s, std::memory_order_relaxed);
+    io_cpu_s_.store(thread_cpu_s() - verify_s - unpack_s, std::memory_order_relaxed);
+    return !stop || !reader.idle();
+  }
+
+  // Hands the reader what was started; true when it is time to stop.
+  bool take_started(Reader& reader) {
     bool stop = false;
     {
       const std::lock_guard lock(disk_.mutex);
@@ -289,24 +282,43 @@ class ThreadedPager final : public Pager {
         const Priority lane = disk_.lanes.turn();
         const Ticket ticket = disk_.lanes.front(lane);
         disk_.lanes.pop(lane);
-        reader.add(read_of(ticket));
         with_reader_[ticket] = true;
+        if (unpacker_) {
+          unpacker_->wait(lane, ticket);
+        } else {
+          reader.add(read_of(ticket));
+        }
       }
       stop = disk_.stop;
-      disk_.waiting = true;  // a start from here on makes the poll below return
+      disk_.waiting = true;  // a start from here on makes the poll that follows return
     }
-    results.clear();
-    if (stop) reader.drop_queued(results);
-    if (!stop || !reader.idle()) reader.turn(kForever, results);
-    {
-      const std::lock_guard lock(disk_.mutex);
-      disk_.waiting = false;
+    while (unpacker_ && unpacker_->has_waiting() && (stop || unpacker_->has_place())) {
+      const Ticket ticket = unpacker_->take();
+      if (stop) {
+        end_read({.id = ticket, .fault = ReadFault::kDropped});
+        continue;
+      }
+      ChunkRead read = read_of(ticket);
+      unpacker_->place(read);
+      reader.add(read);
     }
-    const double verify_s = static_cast<double>(reader.verify_cpu_ns()) * 1e-9;
-    verify_cpu_s_.store(verify_s, std::memory_order_relaxed);
-    io_cpu_s_.store(thread_cpu_s() - verify_s, std::memory_order_relaxed);
-    for (const ChunkResult& result : results) finish_read(result);
-    return !stop || !reader.idle();
+    return stop;
+  }
+
+  // A device may stall for seconds and still answer, so a slow request is told of and left alone:
+  // its memory is the device's until it does.
+  void tell_of_stall(const Reader& reader) {
+    if (!options_.note) return;
+    const Reader::Oldest oldest = reader.oldest();
+    if (oldest.since_ns == 0 || oldest.since_ns == told_of_ns_) return;
+    const uint64_t now_ns = steady_clock().now_ns();
+    if (now_ns < oldest.since_ns + stall_ns_) return;
+    told_of_ns_ = oldest.since_ns;
+    options_.note(
+        fmt::format("the disk has not answered for {:.0f} s: a read of {} bytes at byte "
+                    "{} of {}; waiting for it",
+                    static_cast<double>(now_ns - oldest.since_ns) * 1e-9, oldest.bytes,
+                    oldest.offset, store_.file_path(oldest.file)));
   }
 
   ChunkRead read_of(Ticket ticket) const {
@@ -315,6 +327,7 @@ class ThreadedPager final : public Pager {
             .file = slot.extent.file,
             .offset = slot.extent.offset,
             .bytes = slot.extent.bytes,
+            .runs = {},
             .digest = slot.extent.digest,
             .object = slot.transfer.object,
             .chunk = slot.transfer.chunk,
@@ -323,6 +336,12 @@ class ThreadedPager final : public Pager {
   }
 
   void finish_read(const ChunkResult& result) {
+    const Transfer& transfer = tickets_[result.id].transfer;
+    if (unpacker_) unpacker_->finish(result, transfer.object, transfer.chunk, transfer.target);
+    end_read(result);
+  }
+
+  void end_read(const ChunkResult& result) {
     Slot& slot = tickets_[result.id];
     with_reader_[result.id] = false;
     const Transfer& transfer = slot.transfer;
@@ -338,10 +357,19 @@ class ThreadedPager final : public Pager {
     finish(slot);
   }
 
+  // What the transfer moves over its edge: of the disk's, what is read.
+  Bytes moved_bytes(const Slot& slot) const {
+    const Transfer& transfer = slot.transfer;
+    const Unpacking* const form = store_.unpacking();
+    if (form == nullptr || transfer.edge.from != Tier::kDisk) return slot.extent.bytes;
+    return form->read_bytes(transfer.object, transfer.chunk);
+  }
+
   // Counts a transfer that has succeeded.
   void record(const Slot& slot, const char* name, uint16_t lane, uint64_t begin_ns) {
     const Transfer& transfer = slot.transfer;
-    if (transfer.counted) ledger_.count(transfer.edge, transfer.kind, slot.extent.bytes);
+    const Bytes bytes = moved_bytes(slot);
+    if (transfer.counted) ledger_.count(transfer.edge, transfer.kind, bytes);
     if (options_.trace == nullptr) return;
     // Reads under way together end one after another: the lane shows when each had the disk to
     // itself, so that its events never cross. A lane is recorded by the thread that owns it.
@@ -352,17 +380,19 @@ class ThreadedPager final : public Pager {
                             .is_transfer = transfer.counted,  // staging: once, by its copy
                             .edge = transfer.edge,
                             .kind = transfer.kind,
-                            .bytes = slot.extent.bytes,
+                            .bytes = bytes,
                             .begin_ns = std::max(begin_ns, free_ns),
                             .end_ns = end_ns});
     free_ns = end_ns;
   }
 
   void finish(Slot& slot) {
-    const std::lock_guard lock(done_mutex_);
-    slot.state.store(State::kDone, std::memory_order_release);
-    ++finished_;
-    changed_.notify_all();
+    {
+      const std::lock_guard lock(done_mutex_);
+      slot.state.store(State::kDone, std::memory_order_release);
+      ++finished_;
+    }
+    changed_.notify_all();  // after the lock: who wakes need not wait for it
   }
 
   // The backend itself broke: every reader is told, now and from here on. What the device still
@@ -419,7 +449,10 @@ class ThreadedPager final : public Pager {
   std::mutex free_mutex_;
   std::vector<Ticket> free_;
   Inbox disk_, copies_;
-  std::vector<bool> with_reader_;  // the owner's: which tickets its reader holds
+  std::vector<bool> with_reader_;  // the owner's: which tickets it has taken
+  std::optional<Unpacker> unpacker_;
+  const uint64_t stall_ns_;
+  uint64_t told_of_ns_ = 0;  // since when the request was under way that was told of last
 
   mutable std::mutex done_mutex_;  // guards the four below
   std::condition_variable changed_;
@@ -431,7 +464,7 @@ class ThreadedPager final : public Pager {
   uint64_t lane_free_ns_[3] = {};  // by trace lane: the end of what was recorded last
   std::string engine_failure_ = "the pager was closed";
   std::atomic<uint64_t> started_{0}, retries_{0}, checksum_failures_{0};
-  std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0};
+  std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0}, unpack_cpu_s_{0};
 
   std::thread owner_, copier_;
 };

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -45,11 +46,17 @@ struct PagerOptions {
   Bytes disk_rate = 0;     // hold reads to so many bytes a second; 0: no limit
   Trace* trace = nullptr;  // lanes 1 (disk read) and 2 (copy)
   std::span<const std::span<std::byte>> buffers;  // arenas that reads go to
+  std::span<std::byte> room;  // where chunks arrive that a store unpacks: see unpacking_room()
+  double stall_note_s = 10;   // a request that the disk has had for so long is told of, once
+  std::function<void(const std::string&)> note;  // lines for the log, from the owner thread
 };
+
+// Room that reading from a store which unpacks takes to keep `bytes_in_flight` under way.
+Bytes unpacking_room(Bytes read_bytes_most, Bytes bytes_in_flight);
 
 struct PagerCounters {
   uint64_t started = 0, done = 0, retries = 0, checksum_failures = 0;
-  double io_cpu_s = 0, verify_cpu_s = 0;  // of the owner thread
+  double io_cpu_s = 0, verify_cpu_s = 0, unpack_cpu_s = 0;  // of the owner thread
 };
 
 class Pager {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 #include "core/error.h"
 #include "swap/store.h"
@@ -16,6 +17,8 @@ constexpr Bytes kRequestMax = 16 * kMiB;
 // How far a late wake-up may be made up for: longer than a timer's slack and a busy machine's
 // stalls, shorter than what a rehearsal would notice as a burst.
 constexpr uint64_t kCatchUpNs = 50'000'000;
+// Checksums of one turn: little enough that the device, refilled before them, does not run dry.
+constexpr Bytes kVerifyPerTurn = 2 * kMiB;
 
 uint64_t thread_cpu_ns() {
   timespec now{};
@@ -89,17 +92,39 @@ bool Reader::may_cut(Bytes bytes) {
   return true;
 }
 
-void Reader::cut(Priority lane, Bytes bytes) {
-  const uint32_t id = lanes_.front(lane);
-  Read& read = reads_[id];
+// What of the chunk leaves next: up to a request's bytes, not past the end of a run.
+Reader::Request Reader::next_request(uint32_t id) const {
+  const Read& read = reads_[id];
+  const ChunkRead& what = read.what;
+  FileRun run{.file = what.file, .offset = what.offset, .bytes = what.bytes};
+  Bytes begin = 0;  // of the run in the chunk
+  for (size_t i = 0; i < what.runs.size(); ++i) {
+    run = what.runs[i];
+    if (read.cut < begin + run.bytes) break;
+    begin += run.bytes;
+  }
+  const Bytes at = read.cut - begin;
+  const Bytes bytes = std::min(request_bytes_, run.bytes - at);
+  const Bytes there = run.bytes - run.missing - at;  // a run ends less than a block past its file
+  return {.read = id,
+          .file = run.file,
+          .offset = run.offset + at,
+          .begin = read.cut,
+          .bytes = bytes,
+          .there = std::min(bytes, there),
+          .until = bytes};
+}
+
+void Reader::cut(Priority lane, const Request& request) {
+  Read& read = reads_[request.read];
   const uint32_t index = free_requests_.back();
   free_requests_.pop_back();
-  requests_[index] = Request{.read = id, .begin = read.cut, .bytes = bytes};
+  requests_[index] = request;
   ready_.push_back(index);
   if (read.result.begin_ns == 0) read.result.begin_ns = clock_.now_ns();
-  read.cut += bytes;
+  read.cut += request.bytes;
   ++read.outstanding;
-  in_flight_ += bytes;
+  in_flight_ += request.bytes;
   lanes_.served(lane);
   if (read.cut == read.what.bytes) {
     lanes_.pop(lane);
@@ -117,10 +142,9 @@ void Reader::fill() {
       break;
     }
     const Priority lane = lanes_.turn();
-    const Read& read = reads_[lanes_.front(lane)];
-    const Bytes bytes = std::min(request_bytes_, read.what.bytes - read.cut);
-    if (!may_cut(bytes)) break;
-    cut(lane, bytes);
+    const Request request = next_request(lanes_.front(lane));
+    if (!may_cut(request.bytes)) break;
+    cut(lane, request);
     continuous_ = !lanes_.empty();
   }
 }
@@ -140,30 +164,30 @@ void Reader::submit() {
   batch_.clear();
   for (const uint32_t index : ready_) {
     const Request& request = requests_[index];
-    const ChunkRead& what = reads_[request.read].what;
-    const Bytes at = request.begin + request.from;
     batch_.push_back({.kind = IoKind::kRead,
-                      .file = what.file,
-                      .offset = what.offset + at,
-                      .data = what.target + at,
-                      .bytes = static_cast<uint32_t>(request.bytes - request.from),
+                      .file = request.file,
+                      .offset = request.offset + request.from,
+                      .data = reads_[request.read].what.target + request.begin + request.from,
+                      .bytes = static_cast<uint32_t>(request.until - request.from),
                       .user = index});
   }
   const size_t taken = backend_.submit(batch_);
-  for (size_t i = 0; i < taken; ++i) requests_[ready_[i]].with_backend = true;
+  const uint64_t now = clock_.now_ns();
+  for (size_t i = 0; i < taken; ++i) {
+    requests_[ready_[i]].with_backend = true;
+    requests_[ready_[i]].since_ns = now;
+  }
   ready_.erase(ready_.begin(), ready_.begin() + static_cast<ptrdiff_t>(taken));
 }
 
 // What one completion means for its request: the whole retry policy.
 Reader::Verdict Reader::judge(Request& request, Read& read, int32_t result) {
   ChunkResult& out = read.result;
-  const Bytes asked = request.bytes - request.from;
   const auto fault = [&](ReadFault kind, int error) {
-    if (out.fault == ReadFault::kNone) {
-      out.fault = kind;
-      out.error = error;
-      out.where = read.what.offset + request.begin + request.done;
-    }
+    out.fault = kind;
+    out.error = error;
+    out.file = request.file;
+    out.where = request.offset + request.done;
     return Verdict::kFault;
   };
   if (result == -EINTR || result == -EAGAIN) {
@@ -172,15 +196,11 @@ Reader::Verdict Reader::judge(Request& request, Read& read, int32_t result) {
     return Verdict::kAgain;
   }
   request.again = 0;
-  if (result < 0 || static_cast<Bytes>(result) > asked) {
-    const int error = result < 0 ? -result : EIO;  // more bytes than asked for: not believed
-    if (++request.failed > 1) return fault(ReadFault::kIo, error);
-    ++out.retries;
-    out.retried_bytes += asked;
-    return Verdict::kAgain;
-  }
+  const Bytes asked = request.until - request.from;
+  if (result < 0) return judge_error(request, read, -result);
+  if (static_cast<Bytes>(result) > asked) return judge_error(request, read, EIO);  // not believed
   const Bytes reached = request.from + static_cast<Bytes>(result);
-  if (reached == request.bytes) return Verdict::kDone;
+  if (reached >= std::min(request.until, request.there)) return advance(request, read);
   if (reached > request.done) {
     request.done = reached;
     request.barren = 0;
@@ -191,6 +211,41 @@ Reader::Verdict Reader::judge(Request& request, Read& read, int32_t result) {
   request.from = round_down(request.done, kBlock);
   ++out.retries;
   out.retried_bytes += request.done - request.from;
+  return Verdict::kAgain;
+}
+
+// A first error is tried again as it is. After that the range is halved, from its front, until the
+// block that cannot be read stands alone or all of it came after all.
+Reader::Verdict Reader::judge_error(Request& request, Read& read, int error) {
+  ChunkResult& out = read.result;
+  const Bytes asked = request.until - request.from;
+  if (++request.failed > 1) {
+    if (asked <= kBlock || request.failed > kFailedMax) {
+      out.fault = ReadFault::kIo;
+      out.error = error;
+      out.file = request.file;
+      out.where = request.offset + request.from;
+      return Verdict::kFault;
+    }
+    request.suspect = request.until;
+    request.until = request.from + round_up(asked / 2, kBlock);
+  }
+  ++out.retries;
+  out.retried_bytes += asked;
+  return Verdict::kAgain;
+}
+
+// A try has brought all that it asked for.
+Reader::Verdict Reader::advance(Request& request, const Read& read) {
+  if (request.until == request.bytes) {
+    std::byte* const data = read.what.target + request.begin;
+    std::memset(data + request.there, 0, request.bytes - request.there);  // past the file's end
+    return Verdict::kDone;
+  }
+  request.from = request.done = request.until;
+  request.barren = 0;
+  const Bytes left = request.suspect - request.from;
+  request.until = left == 0 ? request.bytes : request.from + round_up((left + 1) / 2, kBlock);
   return Verdict::kAgain;
 }
 
@@ -229,7 +284,7 @@ void Reader::verify(Read& read, std::vector<ChunkResult>& results) {
     out.digest = checksum({read.what.target, read.what.bytes}, options_.store_uuid,
                           read.what.object, read.what.chunk);
     verify_cpu_ns_ += thread_cpu_ns() - begin;
-    if (out.digest != read.what.digest) {
+    if (out.digest != read.what.digest.value_or(out.digest)) {
       ++out.checksum_failures;
       if (!read.second) {  // tells a bad transfer from bad media
         read.second = true;
@@ -241,7 +296,8 @@ void Reader::verify(Read& read, std::vector<ChunkResult>& results) {
         return;
       }
       out.fault = ReadFault::kCorrupt;
-      out.where = read.what.offset;
+      out.file = read.what.runs.empty() ? read.what.file : read.what.runs[0].file;
+      out.where = read.what.runs.empty() ? read.what.offset : read.what.runs[0].offset;
     }
   }
   --live_;
@@ -264,8 +320,31 @@ void Reader::turn(uint64_t wait_ns, std::vector<ChunkResult>& results) {
   // The device gets its next work before the processor looks at what has arrived.
   fill();
   submit();
-  for (size_t i = 0; i < arrived_.size(); ++i) verify(reads_[arrived_[i]], results);
-  arrived_.clear();
+  verify_arrived(kVerifyPerTurn, results);
+}
+
+// At least one chunk of those that have arrived, the oldest first.
+void Reader::verify_arrived(Bytes bytes_most, std::vector<ChunkResult>& results) {
+  size_t i = 0;
+  for (Bytes bytes = 0; i < arrived_.size() && bytes < bytes_most; ++i) {
+    Read& read = reads_[arrived_[i]];
+    bytes += read.what.bytes;
+    verify(read, results);
+  }
+  arrived_.erase(arrived_.begin(), arrived_.begin() + static_cast<ptrdiff_t>(i));
+}
+
+Reader::Oldest Reader::oldest() const {
+  Oldest oldest;
+  for (const Request& request : requests_) {
+    if (!request.with_backend) continue;
+    if (oldest.since_ns != 0 && oldest.since_ns <= request.since_ns) continue;
+    oldest = {.since_ns = request.since_ns,
+              .file = request.file,
+              .offset = request.offset + request.from,
+              .bytes = request.until - request.from};
+  }
+  return oldest;
 }
 
 void Reader::drop_queued(std::vector<ChunkResult>& results) {
@@ -276,8 +355,7 @@ void Reader::drop_queued(std::vector<ChunkResult>& results) {
   }
   fill();  // prunes every queued read, since all of them have a fault now
   submit();
-  for (size_t i = 0; i < arrived_.size(); ++i) verify(reads_[arrived_[i]], results);
-  arrived_.clear();
+  verify_arrived(~Bytes{0}, results);
 }
 
 }  // namespace headrace::swap

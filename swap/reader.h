@@ -5,7 +5,8 @@
 //   chunk:   queued -> cut into requests -> all of them back -> verified -> done
 //                ^________ read again, once, where the checksum differs ____|
 //   request: ready -> with the backend -> done | ready again (short, EINTR, EAGAIN, first error)
-//                                              | fault (second error, no progress twice)
+//                                              | halved (more errors), until one block is to blame
+//                                              | fault (that block, no progress twice)
 //
 // A fault ends the chunk only when its last request is back, because until then the device may
 // write into the target. One thread; the target belongs to the reader from add() until the result.
@@ -13,6 +14,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "core/clock.h"
@@ -20,10 +23,12 @@
 #include "core/tier.h"
 #include "swap/io.h"
 #include "swap/lanes.h"
+#include "swap/store.h"
 
 namespace headrace::swap {
 
-inline constexpr uint32_t kAgainMax = 64;  // EINTR and EAGAIN in a row before giving up
+inline constexpr uint32_t kAgainMax = 64;   // EINTR and EAGAIN in a row before giving up
+inline constexpr uint32_t kFailedMax = 64;  // errors of one request: more than halving one needs
 inline constexpr uint64_t kForever = UINT64_MAX;
 
 struct ChunkRead {
@@ -31,8 +36,9 @@ struct ChunkRead {
   uint32_t file = 0;
   Bytes offset = 0;
   Bytes bytes = 0;
-  uint64_t digest = 0;
-  ObjectId object = 0;  // the checksum's seed
+  std::span<const FileRun> runs;   // given: where the bytes lie instead, one run after the other
+  std::optional<uint64_t> digest;  // what the checksum must be; none: it is reported
+  ObjectId object = 0;             // the checksum's seed
   uint32_t chunk = 0;
   std::byte* target = nullptr;
   Priority priority = Priority::kPrefetch;
@@ -41,7 +47,7 @@ struct ChunkRead {
 enum class ReadFault : uint8_t {
   kNone,
   kTruncated,  // the file ends at `where`
-  kIo,         // the system failed the read at `where` twice; `error` says how
+  kIo,         // the system cannot read the block at `where`; `error` says how
   kRefused,    // it answered EINTR or EAGAIN more than kAgainMax times in a row
   kCorrupt,    // two reads with a wrong checksum; `digest` is the second's
   kDropped,    // never read: the reader was told to stop
@@ -50,8 +56,9 @@ enum class ReadFault : uint8_t {
 struct ChunkResult {
   uint32_t id = 0;
   ReadFault fault = ReadFault::kNone;
-  int error = 0;    // errno
-  Bytes where = 0;  // offset in the file
+  int error = 0;      // errno
+  uint32_t file = 0;  // of `where`
+  Bytes where = 0;    // offset in the file
   uint64_t digest = 0;
   Bytes retried_bytes = 0;  // read besides the chunk's own bytes
   uint32_t retries = 0;
@@ -79,6 +86,13 @@ class Reader {
   // Gives up what has not left yet; what has left must still be waited for with turn().
   void drop_queued(std::vector<ChunkResult>& results);
 
+  struct Oldest {
+    uint64_t since_ns = 0;  // 0: nothing is with the backend
+    uint32_t file = 0;
+    Bytes offset = 0, bytes = 0;
+  };
+  Oldest oldest() const;  // of the requests that the backend has, the one that it has had longest
+
   bool idle() const { return live_ == 0; }  // nothing queued and nothing with the backend
   Bytes bytes_in_flight() const { return in_flight_; }
   uint64_t verify_cpu_ns() const { return verify_cpu_ns_; }
@@ -94,13 +108,19 @@ class Reader {
   };
   struct Request {
     uint32_t read = 0;
-    Bytes begin = 0;      // in the chunk
-    Bytes bytes = 0;      // of the request
-    Bytes done = 0;       // contiguous bytes that have arrived
-    Bytes from = 0;       // where the current try begins: `done` rounded down to a block
-    uint32_t again = 0;   // EINTR and EAGAIN in a row
-    uint32_t barren = 0;  // tries in a row that brought nothing new
-    uint32_t failed = 0;  // errors
+    uint32_t file = 0;
+    Bytes offset = 0;       // in the file
+    Bytes begin = 0;        // in the chunk
+    Bytes bytes = 0;        // of the request
+    Bytes there = 0;        // of those, before the file ends
+    Bytes done = 0;         // contiguous bytes that have arrived
+    Bytes from = 0;         // where the current try begins: `done` rounded down to a block
+    Bytes until = 0;        // where it ends
+    Bytes suspect = 0;      // a block before this one failed, more than once; 0: none did
+    uint32_t again = 0;     // EINTR and EAGAIN in a row
+    uint32_t barren = 0;    // tries in a row that brought nothing new
+    uint32_t failed = 0;    // errors
+    uint64_t since_ns = 0;  // with the backend
     bool with_backend = false;
   };
   enum class Verdict : uint8_t { kDone, kAgain, kFault };
@@ -108,13 +128,17 @@ class Reader {
   void fill();
   void submit();
   bool may_cut(Bytes bytes);
-  void cut(Priority lane, Bytes bytes);
+  Request next_request(uint32_t id) const;
+  void cut(Priority lane, const Request& request);
   void prune_front();
   void complete(const IoCompletion& completion);
   Verdict judge(Request& request, Read& read, int32_t result);
+  Verdict judge_error(Request& request, Read& read, int error);
+  static Verdict advance(Request& request, const Read& read);
   void finish_request(uint32_t index);
   void retire(Read& read);
   void verify(Read& read, std::vector<ChunkResult>& results);
+  void verify_arrived(Bytes bytes_most, std::vector<ChunkResult>& results);
   uint64_t gate_wait_ns() const;
 
   IoBackend& backend_;

@@ -163,6 +163,10 @@ std::unique_ptr<Store> Store::open(const std::string& folder) {
   return std::make_unique<OpenStore>(plain_folder(folder));
 }
 
+std::string Store::file_path(uint32_t file) const {
+  return fmt::format("{}/data.{}", info().path, file);
+}
+
 Bytes store_bytes(const StoreSpec& spec) {
   const Manifest manifest = lay_out(spec);
   return kSuperBytes + manifest_bytes(manifest) + manifest.data_bytes;

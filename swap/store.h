@@ -30,6 +30,15 @@ struct Extent {
   uint64_t digest = 0;  // checksum() of the bytes
 };
 
+// Bytes of a file at block boundaries. A file may end less than a block before its last run does:
+// those bytes are `missing`, and zero in memory.
+struct FileRun {
+  uint32_t file = 0;
+  Bytes offset = 0;
+  Bytes bytes = 0;
+  Bytes missing = 0;
+};
+
 // XXH3-64 seeded with (store uuid, object, chunk): a misdirected, stale or foreign chunk fails too.
 uint64_t checksum(std::span<const std::byte> data, uint64_t store_uuid, ObjectId object,
                   uint32_t chunk);
@@ -42,6 +51,20 @@ struct StoreInfo {  // `store list`
   int64_t created_unix_s = 0;
   uint32_t version = 0;
   bool complete = false;
+};
+
+// Chunks that lie on disk in another form than in memory: what is read for one, and how it becomes
+// the chunk. The pager reads into room of its own and unpacks from there.
+class Unpacking {
+ public:
+  virtual ~Unpacking() = default;
+  // What is read for a chunk, in the order in which it comes to lie in memory.
+  virtual std::span<const FileRun> runs(ObjectId object, uint32_t chunk) const = 0;
+  virtual Bytes read_bytes(ObjectId object, uint32_t chunk) const = 0;  // of all its runs
+  virtual Bytes read_bytes_most() const = 0;                            // of any chunk
+  // On the pager's thread: throws nothing, allocates nothing.
+  virtual void unpack(ObjectId object, uint32_t chunk, const std::byte* read,
+                      std::byte* target) const = 0;
 };
 
 class Store {
@@ -58,6 +81,10 @@ class Store {
   virtual size_t objects() const = 0;
   virtual std::span<const Extent> extents(ObjectId object) const = 0;  // by chunk
   virtual const IoFiles& files() const = 0;
+  virtual std::string file_path(uint32_t file) const;  // of files(), for messages
+  // Null where extents are read into their chunks as they are. Otherwise extents tell the chunks'
+  // bytes in memory, and their digests are of no use: the first read of a chunk makes its own.
+  virtual const Unpacking* unpacking() const { return nullptr; }
   virtual Bytes metadata_bytes_read() const = 0;  // what opening it read, aligned
 };
 

@@ -8,8 +8,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <ctime>
 #include <functional>
+#include <mutex>
 #include <thread>
 
 #include "core/arena.h"
@@ -232,6 +234,72 @@ TEST(Pager, ReportsABadBlockWithItsPlace) {
   EXPECT_EQ(error.path(), "store/data.0");
   EXPECT_THAT(error.what(), HasSubstr("Input/output error"));
   EXPECT_THAT(error.what(), HasSubstr("byte " + std::to_string(store.extents(0)[0].offset)));
+}
+
+TEST(Pager, TellsOfADiskThatDoesNotAnswerAndWaitsForIt) {
+  // Answers when it is told to, and not before.
+  class Late final : public IoBackend {
+   public:
+    explicit Late(std::span<const std::byte> file) : file_(file) {}
+    IoCaps caps() const override { return {.name = "late"}; }
+    size_t submit(std::span<const IoOp> ops) override {
+      held_.insert(held_.end(), ops.begin(), ops.end());
+      return ops.size();
+    }
+    void poll(size_t, uint64_t timeout_ns, std::vector<IoCompletion>& out) override {
+      std::unique_lock lock(mutex_);
+      const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 1'000'000'000));
+      changed_.wait_for(lock, limit, [&] { return woken_ || (answer_ && !held_.empty()); });
+      woken_ = false;
+      if (!answer_) return;
+      for (const IoOp& op : held_) {
+        std::memcpy(op.data, file_.data() + op.offset, op.bytes);
+        out.push_back({op.user, static_cast<int32_t>(op.bytes)});
+      }
+      held_.clear();
+    }
+    size_t in_flight() const override { return held_.size(); }
+    void wake() override { set(woken_); }
+    void answer() { set(answer_); }
+
+   private:
+    void set(bool& flag) {
+      const std::lock_guard lock(mutex_);
+      flag = true;
+      changed_.notify_all();
+    }
+    std::span<const std::byte> file_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool woken_ = false, answer_ = false;
+    std::vector<IoOp> held_;
+  };
+  Random random(test::seed());
+  const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
+  const Arena arena(store.most());
+  auto late = std::make_unique<Late>(store.images()[0]);
+  Late& device = *late;
+  std::mutex mutex;
+  std::condition_variable told;
+  std::vector<std::string> notes;
+  const auto pager = make_pager(store, std::move(late),
+                                {.stall_note_s = 0.05, .note = [&](const std::string& line) {
+                                   const std::lock_guard lock(mutex);
+                                   notes.push_back(line);
+                                   told.notify_all();
+                                 }});
+  const Ticket ticket = pager->start({.target = arena.data()});
+  {
+    std::unique_lock lock(mutex);
+    ASSERT_TRUE(told.wait_for(lock, std::chrono::seconds(60), [&] { return !notes.empty(); }));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_FALSE(pager->done(ticket));
+  device.answer();
+  pager->wait(ticket);
+  const std::lock_guard lock(mutex);
+  ASSERT_EQ(notes.size(), 1u);  // once, however long it took
+  EXPECT_THAT(notes[0], HasSubstr("store/data.0"));
 }
 
 TEST(Pager, CopiesAndCountsThem) {

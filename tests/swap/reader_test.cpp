@@ -290,6 +290,116 @@ TEST(Reader, EndsRightForAllOutcomesOfSmallCases) {
   EXPECT_LT(right, 2 * codes);
 }
 
+// A device with one block that cannot be read, in whatever request it lies.
+class OneBadBlock final : public IoBackend {
+ public:
+  OneBadBlock(std::span<const std::byte> file, Bytes bad, uint64_t failures)
+      : file_(file), bad_(bad), failures_(failures) {}
+  IoCaps caps() const override { return {.name = "one bad block"}; }
+  size_t submit(std::span<const IoOp> ops) override {
+    for (const IoOp& op : ops) {
+      const bool fails = op.offset <= bad_ && bad_ < op.offset + op.bytes && failed < failures_;
+      failed += fails;
+      ++operations;
+      if (!fails) std::memcpy(op.data, file_.data() + op.offset, op.bytes);
+      done_.push_back({op.user, fails ? -EIO : static_cast<int32_t>(op.bytes)});
+    }
+    return ops.size();
+  }
+  void poll(size_t, uint64_t, std::vector<IoCompletion>& out) override {
+    out.insert(out.end(), done_.begin(), done_.end());
+    done_.clear();
+  }
+  size_t in_flight() const override { return done_.size(); }
+  void wake() override {}
+
+  uint64_t operations = 0, failed = 0;
+
+ private:
+  std::span<const std::byte> file_;
+  Bytes bad_;
+  uint64_t failures_;
+  std::vector<IoCompletion> done_;
+};
+
+TEST(Reader, NamesTheBlockThatCannotBeRead) {
+  Random random(test::seed());
+  const std::span<const std::byte> file = random_bytes();
+  for (uint64_t i = 0; i < test::cases(100); ++i) {
+    SCOPED_TRACE(i);
+    const uint64_t blocks = random.between(1, 256);
+    const Bytes bytes = blocks * kBlock, offset = random.below(64) * kBlock;
+    const Bytes bad = offset + random.below(blocks) * kBlock;
+    const uint64_t lasting = random.chance(0.5) ? ~0ull : random.between(0, 6);
+    const AlignedBuffer target(bytes);
+    VirtualClock clock;
+    OneBadBlock backend(file, bad, lasting);
+    const Bytes request = random.between(1, 300) * kBlock;
+    Reader reader(backend, clock, {.request_bytes = request, .reads_max = 1, .store_uuid = 1});
+    reader.add({.offset = offset,
+                .bytes = bytes,
+                .digest = checksum(file.subspan(offset, bytes), 1, 0, 0),
+                .target = target.data()});
+    std::vector<ChunkResult> results;
+    for (int turn = 0; turn < 100 && !reader.idle(); ++turn) reader.turn(0, results);
+    ASSERT_EQ(results.size(), 1u);
+    // Halving takes as many steps as the request has bits, and none is taken twice.
+    ASSERT_LT(backend.operations, (blocks * kBlock + request - 1) / request + 24);
+    if (results[0].fault == ReadFault::kNone) {
+      ASSERT_EQ(std::memcmp(target.data(), file.data() + offset, bytes), 0);
+      ASSERT_LT(backend.failed, 7u);
+    } else {
+      ASSERT_EQ(results[0].fault, ReadFault::kIo);
+      ASSERT_EQ(results[0].where, bad);
+      ASSERT_GT(backend.failed, 1u);
+    }
+    if (lasting > 100) {
+      ASSERT_EQ(results[0].fault, ReadFault::kIo);
+    }
+  }
+}
+
+TEST(Reader, ReadsRunsOfSeveralFilesPastTheEndOfOne) {
+  Random random(test::seed());
+  const ImageStore store(random, {.files = 3});
+  for (uint64_t i = 0; i < test::cases(200); ++i) {
+    SCOPED_TRACE(i);
+    std::vector<FileRun> runs(random.between(1, 5));
+    std::vector<std::byte> truth;
+    auto images = store.images();
+    const size_t last = random.below(images.size());  // this file ends early
+    images[last] = images[last].first(images[last].size() - random.below(kBlock));
+    for (FileRun& run : runs) {
+      run.file = static_cast<uint32_t>(random.below(images.size()));
+      run.bytes = random.between(1, 40) * kBlock;
+      const Bytes blocks = (images[run.file].size() + kBlock - 1) / kBlock - run.bytes / kBlock;
+      run.offset = (random.chance(0.5) ? blocks : random.below(blocks + 1)) * kBlock;
+      const Bytes end = run.offset + run.bytes;
+      run.missing = end - std::min<Bytes>(end, images[run.file].size());
+      const auto there = images[run.file].subspan(run.offset, run.bytes - run.missing);
+      truth.insert(truth.end(), there.begin(), there.end());
+      truth.resize(truth.size() + run.missing);
+    }
+    const AlignedBuffer target(truth.size());
+    std::memset(target.data(), 0xff, target.size());
+    VirtualClock clock;
+    const auto backend = open_simulated({.seed = i,
+                                         .faults = {.short_read = 0.1, .interrupted = 0.1},
+                                         .clock = &clock,
+                                         .files = images});
+    Reader reader(*backend, clock,
+                  {.request_bytes = random.between(1, 20) * kBlock, .store_uuid = 1});
+    reader.add({.bytes = truth.size(), .runs = runs, .target = target.data()});
+    std::vector<ChunkResult> results;
+    while (!reader.idle()) reader.turn(kForever, results);
+    ASSERT_EQ(results.size(), 1u);
+    if (results[0].fault == ReadFault::kTruncated) continue;  // short twice at one place
+    ASSERT_EQ(results[0].fault, ReadFault::kNone);
+    ASSERT_EQ(std::memcmp(target.data(), truth.data(), truth.size()), 0);
+    ASSERT_EQ(results[0].digest, checksum(truth, 1, 0, 0));
+  }
+}
+
 TEST(Reader, ADigestOfAnotherStoreFailsEveryChunk) {
   Random random(test::seed());
   const ImageStore store(random, {});

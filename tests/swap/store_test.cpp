@@ -168,8 +168,7 @@ TEST(Store, NewerVersionsSayWhatToDo) {
   for (const uint32_t version : {kStoreVersion + 1, 0xffffffffu, 0u}) {
     reseal(temp / "s", manifest, version);
     const Error error = error_of([&] { Store::open(temp / "s"); });
-    EXPECT_EQ(error.code(),
-              version > kStoreVersion ? ErrorCode::kUnsupported : ErrorCode::kFormat);
+    EXPECT_EQ(error.code(), version > kStoreVersion ? ErrorCode::kUnsupported : ErrorCode::kFormat);
     const std::string what = error.what();
     EXPECT_NE(what.find("format " + std::to_string(version)), std::string::npos) << what;
     EXPECT_NE(what.find("headrace store remove"), std::string::npos) << what;
