@@ -19,7 +19,7 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 constexpr double kMostLogit = std::numeric_limits<float>::max();
 
 // Limits of what a request may ask for.
-constexpr uint32_t kTokensMax = 1u << 24, kChoicesMax = 1024, kLogprobsMax = 1024, kStopsMax = 1024;
+constexpr uint32_t kTokensMax = 1u << 24, kChoicesMax = 1024, kLogprobsMax = 1024, kStopsMax = 64;
 constexpr size_t kStopBytesMax = 4096;
 
 constexpr auto kMoreLikely = [](const auto& a, const auto& b) {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "core/json.h"
+#include "engine/words.h"
 
 namespace headrace::engine::cli {
 
@@ -19,32 +20,6 @@ constexpr Bytes kConfigBytesMax = kMiB;
 constexpr const char* kNoVariable[] = {"help", "version", "prompt", "file", "ids", "output"};
 
 bool is_later(const CLI::Option& option) { return option.get_group().empty(); }
-
-size_t distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-// The known word that takes the fewest edits; empty when all are too far for a slip of the hand.
-std::string nearest(const std::string& word, const std::vector<std::string>& known) {
-  std::string best;
-  size_t least = std::max<size_t>(3, word.size() / 2 + 1);
-  for (const std::string& k : known) {
-    const size_t d = distance(word, k);
-    if (d < least) least = d, best = k;
-  }
-  return best;
-}
 
 // Flags of the command and of the program; with those of later versions only when asked.
 std::vector<std::string> flags_of(const CLI::App& app, bool with_later) {
@@ -160,7 +135,7 @@ Error unknown_word(const CLI::App& command, const std::string& word,
                  fmt::format("{}: {} not in this version; see `headrace --help`", word, l.what))
         .at_field(word);
   }
-  const std::string near = nearest(bare, known);
+  const std::string near = nearest_word(bare, known);
   const std::string advice =
       near.empty() ? "see --help" : fmt::format("did you mean {}? See --help", near);
   const char* what = flag ? "flag" : known.empty() ? "argument" : "command";
@@ -216,7 +191,7 @@ void append_config(const CLI::App& command, const std::string& path,
     std::replace(key.begin(), key.end(), '_', '-');
     const CLI::Option* option = find_option(command, "--" + key);
     if (option == nullptr || key == "config" || key == "help") {
-      const std::string near = nearest("--" + key, flags_of(command, false));
+      const std::string near = nearest_word("--" + key, flags_of(command, false));
       throw Error(ErrorCode::kUsage,
                   fmt::format("{}: unknown key {}; {}", path, written,
                               near.empty() ? "see --help" : "did you mean " + near.substr(2) + "?"))
