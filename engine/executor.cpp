@@ -1,11 +1,13 @@
 #include "engine/executor.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "core/clock.h"
 #include "core/error.h"
 #include "engine/executor_holes.h"
+#include "scheduler/enter.h"
 
 namespace headrace::engine {
 
@@ -40,7 +42,10 @@ struct LaneQueue {
   std::vector<uint32_t> tasks;       // indices into the round, in lane order
   size_t next = 0;                   // of this round
   uint64_t started = 0, reaped = 0;  // over all rounds: those before `reaped` hold no ticket
+  uint64_t tickets() const { return started - reaped; }
 };
+constexpr size_t kLanes = 2;  // disk read, host to device
+size_t lane_of(const Task& task) { return task.lane == Lane::kDiskRead ? 0 : 1; }
 
 }  // namespace
 
@@ -48,14 +53,19 @@ struct Executor::Impl {
   explicit Impl(Parts parts);
 
   // --- the loop
-  void enter(const std::function<void(Bytes, Bytes)>& progress);
+  void enter(std::function<void(Bytes, Bytes)> report);
   void run(models::Activations& a, const models::Pass& pass);
-  bool start_ready(const Round& r, std::vector<LaneQueue>& queues, std::vector<TaskState>& state,
+  bool start_transfers();
+  bool start_ready(const Round& r, size_t lane, LaneQueue& q, std::vector<TaskState>& states,
                    int64_t now);
-  bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& state, int64_t now);
+  bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& states, int64_t now);
+  bool is_loaded(const Task& task);
+  bool entered(uint32_t task);
+  void reap_enter();
+  void finish_enter(size_t until);
   bool finished(TaskState& s);
   void settle(TaskState& s);
-  bool has_ticket(LaneQueue& q, std::vector<TaskState>& states);
+  bool has_ticket(size_t lane, LaneQueue& q, std::vector<TaskState>& states);
   void start(const Task& task, TaskState& s, int64_t now);
   void stall(uint64_t seen, const Task& blocked);
 
@@ -70,9 +80,13 @@ struct Executor::Impl {
   ExecutorCounters counters;
   Places places;
   Holes holes;
-  std::vector<LaneQueue> transfers;  // of the steady round
+  std::array<LaneQueue, kLanes> transfers, enter_transfers;  // of the steady round, of enter
   std::vector<uint32_t> compute_tasks;
   std::vector<TaskState> state, enter_state;
+  scheduler::EnterMatch match;
+  std::function<void(Bytes, Bytes)> progress;
+  size_t oldest = 0;  // enter's tasks before it are finished, in list order
+  Bytes enter_bytes = 0, enter_done = 0;
   std::vector<const std::byte*> addresses;
   std::vector<const char*> names;  // of segments, for the trace
   int64_t round = 0;               // of the next or running pass
@@ -86,15 +100,19 @@ Executor::Impl::Impl(Parts parts) : p(std::move(parts)), places(p), holes(p, pla
   }
   addresses.reserve(chunks_max);
 
-  transfers.resize(2);  // disk read, host to device
   for (uint32_t t = 0; t < plan.steady.tasks.size(); ++t) {
     const Task& task = plan.steady.tasks[t];
     if (!is_transfer(task)) {
       compute_tasks.push_back(t);
       continue;
     }
-    transfers[task.lane == Lane::kDiskRead ? 0 : 1].tasks.push_back(t);
+    transfers[lane_of(task)].tasks.push_back(t);
   }
+  for (uint32_t t = 0; t < plan.enter.tasks.size(); ++t) {
+    enter_transfers[lane_of(plan.enter.tasks[t])].tasks.push_back(t);
+    enter_bytes += plan.enter.tasks[t].bytes;
+  }
+  match = scheduler::match_enter(plan, p.workload);
   state.resize(plan.steady.tasks.size());
   enter_state.resize(plan.enter.tasks.size());
   for (TaskState& s : enter_state) s.done = s.started = kEnterRound - 1;
@@ -118,15 +136,39 @@ void Executor::Impl::settle(TaskState& s) {
   s.done = s.started;
 }
 
+// Whether a task of enter is done.
+bool Executor::Impl::entered(uint32_t task) {
+  if (task < oldest || task == kNone) return true;
+  return enter_state[task].started == kEnterRound && finished(enter_state[task]);
+}
+
+// Whether the residents that a task reads have been loaded. What a hole reads is waited for as a
+// whole.
+bool Executor::Impl::is_loaded(const Task& task) {
+  if (oldest == enter_state.size()) return true;
+  for (uint32_t u = task.uses.begin; u < task.uses.end; ++u) {
+    const Slot& slot = p.plan.steady.uses[u].slot;
+    if (slot.space == Space::kResident && !entered(match.of_resident[slot.index])) return false;
+  }
+  if (task.from.space == Space::kResident && !entered(match.of_resident[task.from.index])) {
+    return false;
+  }
+  return task.hole == kNone || entered(match.of_hole[task.hole]);
+}
+
 bool Executor::Impl::edges_done(const Round& r, const Task& task, std::vector<TaskState>& states,
                                 int64_t now) {
   for (uint32_t i = task.after.begin; i < task.after.end; ++i) {
     const TaskRef& ref = r.after[i];
+    if (now == 0 && ref.round == -1) {
+      if (!entered(match.of_task[ref.task])) return false;
+      continue;
+    }
     TaskState& s = states[ref.task];
     if (s.done >= now + ref.round) continue;
     if (!s.pending || s.started < now + ref.round || !finished(s)) return false;
   }
-  return true;
+  return now != 0 || is_loaded(task);
 }
 
 void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
@@ -145,50 +187,77 @@ void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
 
 // Whether the lane may hold one more ticket. Those of transfers that are done and that nobody has
 // asked for yet are freed first: a stream may run further ahead than there are tickets.
-bool Executor::Impl::has_ticket(LaneQueue& q, std::vector<TaskState>& states) {
-  if (q.started - q.reaped < kLaneTicketsMax) return true;
+bool Executor::Impl::has_ticket(size_t lane, LaneQueue& q, std::vector<TaskState>& states) {
+  const auto held = [&] { return transfers[lane].tickets() + enter_transfers[lane].tickets(); };
+  if (held() < kLaneTicketsMax) return true;
   while (q.reaped < q.started && finished(states[q.tasks[q.reaped % q.tasks.size()]])) ++q.reaped;
-  return q.started - q.reaped < kLaneTicketsMax;
+  return held() < kLaneTicketsMax;
 }
 
-// Starts every transfer that heads its lane and whose edges are done.
-bool Executor::Impl::start_ready(const Round& r, std::vector<LaneQueue>& queues,
+// Starts every transfer that heads the lane and whose edges are done.
+bool Executor::Impl::start_ready(const Round& r, size_t lane, LaneQueue& q,
                                  std::vector<TaskState>& states, int64_t now) {
   bool any = false;
-  for (LaneQueue& q : queues) {
-    while (q.next < q.tasks.size()) {
-      const uint32_t t = q.tasks[q.next];
-      const Task& task = r.tasks[t];
-      if (!has_ticket(q, states)) break;
-      if (!finished(states[t]) || !edges_done(r, task, states, now)) break;
-      start(task, states[t], now);
-      ++q.next, ++q.started;
-      any = true;
-    }
+  while (q.next < q.tasks.size()) {
+    const uint32_t t = q.tasks[q.next];
+    const Task& task = r.tasks[t];
+    if (!has_ticket(lane, q, states)) break;
+    if (!finished(states[t]) || !edges_done(r, task, states, now)) break;
+    start(task, states[t], now);
+    ++q.next, ++q.started;
+    any = true;
   }
   return any;
 }
 
-void Executor::Impl::enter(const std::function<void(Bytes, Bytes)>& progress) {
-  const Round& r = p.plan.enter;
-  std::vector<LaneQueue> queues(transfers.size());
-  Bytes total = 0, done = 0;
-  for (uint32_t t = 0; t < r.tasks.size(); ++t) {
-    queues[r.tasks[t].lane == Lane::kDiskRead ? 0 : 1].tasks.push_back(t);
-    total += r.tasks[t].bytes;
+// Of every lane: what is left of enter, then this round's.
+bool Executor::Impl::start_transfers() {
+  bool any = false;
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    LaneQueue& first = enter_transfers[lane];
+    any |= start_ready(p.plan.enter, lane, first, enter_state, kEnterRound);
+    if (first.next < first.tasks.size()) continue;
+    any |= start_ready(p.plan.steady, lane, transfers[lane], state, round);
   }
-  size_t oldest = 0;  // tasks before it are finished, in list order
-  while (oldest < r.tasks.size()) {
+  return any;
+}
+
+// Takes note of what enter has loaded since.
+void Executor::Impl::reap_enter() {
+  if (oldest == enter_state.size()) return;
+  while (oldest < enter_state.size() && entered(static_cast<uint32_t>(oldest))) {
+    enter_done += p.plan.enter.tasks[oldest++].bytes;
+  }
+  if (oldest == enter_state.size()) {
+    for (LaneQueue& q : enter_transfers) q.reaped = q.started;
+  }
+  if (progress) progress(enter_done, enter_bytes);
+}
+
+// Waits until the first `until` tasks of enter are done, starting nothing but enter.
+void Executor::Impl::finish_enter(size_t until) {
+  while (true) {
     const uint64_t seen = p.pager.finished();
-    bool moved = start_ready(r, queues, enter_state, kEnterRound);
-    while (oldest < r.tasks.size() && enter_state[oldest].started == kEnterRound &&
-           finished(enter_state[oldest])) {
-      done += r.tasks[oldest++].bytes;
-      moved = true;
+    bool moved = false;
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      moved |= start_ready(p.plan.enter, lane, enter_transfers[lane], enter_state, kEnterRound);
     }
-    if (progress) progress(done, total);
-    if (!moved) p.pager.wait_change(seen);
+    const size_t before = oldest;
+    reap_enter();
+    if (oldest >= until) return;
+    if (!moved && oldest == before) p.pager.wait_change(seen);
   }
+}
+
+// Loads what always stays and starts the rest, which goes on during the first pass.
+void Executor::Impl::enter(std::function<void(Bytes, Bytes)> report) {
+  progress = std::move(report);
+  if (enter_state.empty() && progress) progress(0, 0);
+  size_t always = 0;
+  for (size_t t = 0; t < enter_state.size(); ++t) {
+    if (p.workload.objects[p.plan.enter.tasks[t].object].always_resident) always = t + 1;
+  }
+  finish_enter(always);
 }
 
 void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
@@ -198,7 +267,8 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
   size_t next = 0;
   while (true) {
     const uint64_t seen = p.pager.finished();
-    bool moved = start_ready(r, transfers, state, round);
+    bool moved = start_transfers();
+    reap_enter();
     if (next < compute_tasks.size()) {
       const uint32_t t = compute_tasks[next];
       const Task& task = r.tasks[t];
@@ -209,7 +279,7 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
         moved = true;
       }
       if (!moved) stall(seen, task);
-    } else if (transfers[0].next == transfers[0].tasks.size() &&
+    } else if (oldest == enter_state.size() && transfers[0].next == transfers[0].tasks.size() &&
                transfers[1].next == transfers[1].tasks.size()) {
       break;
     } else if (!moved) {
@@ -285,7 +355,7 @@ void Executor::Impl::embed(const Task& task, models::Activations& a, const model
                                 : places.resident(object, pick.candidate);
     p.decoder.embed(p.context, a, pass, pick.candidate, data);
     trace_task(names[task.segment], begin);
-    start_ready(p.plan.steady, transfers, state, round);
+    start_transfers();
   }
 }
 
@@ -303,7 +373,7 @@ void Executor::Impl::experts(const Task& task, models::Activations& a, const mod
     }
     p.decoder.expert(p.context, a, pass, task.segment, pick.candidate, addresses);
     trace_task(names[task.segment], begin);
-    start_ready(p.plan.steady, transfers, state, round);
+    start_transfers();
   }
   p.decoder.combine(p.context, a, pass, task.segment);
 }
@@ -313,8 +383,8 @@ void Executor::Impl::experts(const Task& task, models::Activations& a, const mod
 Executor::Executor(Parts parts) : impl_(std::make_unique<Impl>(std::move(parts))) {}
 Executor::~Executor() = default;
 
-void Executor::enter(const std::function<void(Bytes, Bytes)>& progress) {
-  impl_->enter(progress);
+void Executor::enter(std::function<void(Bytes, Bytes)> progress) {
+  impl_->enter(std::move(progress));
   for (ObjectId id = 0; id < impl_->p.workload.objects.size(); ++id) {
     if (impl_->p.workload.objects[id].always_resident) {
       impl_->p.decoder.bind_resident(id, impl_->places.resident(id, 0));
@@ -327,6 +397,7 @@ void Executor::run(models::Activations& activations, const models::Pass& pass) {
 }
 
 void Executor::drain() {
+  impl_->finish_enter(impl_->enter_state.size());
   for (TaskState& s : impl_->state) {
     if (s.pending) impl_->settle(s);
   }

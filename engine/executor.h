@@ -43,8 +43,9 @@ class Executor {
   explicit Executor(Parts parts);
   ~Executor();
 
-  // The enter round: loads what stays and starts the streams. `progress(bytes done, bytes in all)`.
-  void enter(const std::function<void(Bytes, Bytes)>& progress = {});
+  // The enter round: loads what always stays, and starts to load the rest and to fill the streams,
+  // which goes on during the first pass. `progress(bytes done, bytes in all)`, until they are equal.
+  void enter(std::function<void(Bytes, Bytes)> progress = {});
   // One steady round: one pass through the model.
   void run(models::Activations& activations, const models::Pass& pass);
   // Waits for what is still in flight, so that counters can be read. Passes may go on afterwards.

@@ -310,10 +310,10 @@ void Session::allocate_and_load(const Demand& demand) {
           [this](uint32_t layer, std::span<const uint32_t> experts) {
             if (routes_) routes_(layer, experts);
           }});
-  executor_->enter([&](Bytes done, Bytes total) {
+  executor_->enter([this, begin](Bytes done, Bytes total) {
     if (options_.progress) options_.progress("load", done, total);
+    if (done == total) timings_.load_s = since(begin);
   });
-  timings_.load_s = since(begin);
 }
 
 // The store's extents must be what the plan moves: chunk for chunk.

@@ -38,11 +38,12 @@ class Expansion {
   void find_streams();
   void place_residents();
   void place_rings();
-  void place_pools();
-  void pack();
   void add_holes();
   void enter();
+  void enter_object(ObjectId object);
+  void enter_chunk(ObjectId object, uint32_t chunk);
   void enter_load(uint32_t resident);
+  void enter_feed(uint32_t s);
   void enter_streams();
   void steady();
   void compute_tasks();
@@ -62,7 +63,6 @@ class Expansion {
     return device_ && d_.home[use.object][use.chunk] == Home::kHost;
   }
   bool all_stay(const SegmentSpec& segment) const;
-  uint32_t hole_of(const SegmentSpec& segment, Source source, uint32_t pool, Bytes slot);
   Task transfer(TaskKind kind, ObjectId object, uint32_t chunk, Slot from, Slot to) const;
   uint32_t push(Round& round, Task task, std::initializer_list<TaskRef> after);
 
@@ -100,7 +100,7 @@ Plan Expansion::run() {
   place_residents();
   place_rings();
   add_holes();
-  pack();
+  pack(w_, plan_);
   enter();
   steady();
   totals();
@@ -224,26 +224,6 @@ void Expansion::add_holes() {
   }
 }
 
-// Residents, then rings, then pools, without gaps: every part is a multiple of kBlock.
-void Expansion::pack() {
-  Bytes end[2] = {0, 0};
-  for (Resident& r : plan_.residents) {
-    Bytes& at = end[static_cast<size_t>(r.tier)];
-    r.offset = at;
-    at += bytes_of_chunk(r.object, r.chunk);
-    plan_.memory.resident_weights += bytes_of_chunk(r.object, r.chunk);
-  }
-  const auto place = [&](auto& area) {
-    Bytes& at = end[static_cast<size_t>(area.tier)];
-    area.offset = at;
-    at += area.slots * area.slot_bytes;
-    plan_.memory.stream_ring += area.slots * area.slot_bytes;
-  };
-  for (Ring& ring : plan_.rings) place(ring);
-  for (Pool& pool : plan_.pools) place(pool);
-  for (size_t t = 0; t < 2; ++t) plan_.arena_bytes[t] = round_up(end[t], kHugePage);
-}
-
 Task Expansion::transfer(TaskKind kind, ObjectId object, uint32_t chunk, Slot from, Slot to) const {
   const bool copy = kind == TaskKind::kCopy;
   Task task;
@@ -274,25 +254,47 @@ uint32_t Expansion::push(Round& round, Task task, std::initializer_list<TaskRef>
 
 // ---------------------------------------------------------------------------------------- enter
 
+// In the order of the first pass, which computes meanwhile: what stays, and between it the chunks
+// that the ring holds at first. With a device those come last, through the staging ring.
 void Expansion::enter() {
   plan_.enter.kind = RoundKind::kEnter;
   loaded_.assign(plan_.residents.size(), kNone);
-  const auto load = [&](ObjectId id) {
-    for (uint32_t c = 0; c < w_.objects[id].chunks.size(); ++c) {
-      for (const auto* index : {&resident_, &on_host_}) {
-        if (index->empty() || (*index)[id][c] == kNone) continue;
-        if (loaded_[(*index)[id][c]] == kNone) enter_load((*index)[id][c]);
-      }
-    }
-  };
   for (const ObjectSpec& object : w_.objects) {
-    if (always_[object.id]) load(object.id);
+    if (always_[object.id]) enter_object(object.id);
   }
+  uint32_t walked = 0, filled = 0;
   for (const SegmentSpec& segment : w_.segments) {
-    for (ObjectId id : segment.weights) load(id);
-    for (ObjectId id : segment.candidates) load(id);
+    for (; walked < walk_.size() && walk_[walked].segment == segment.id; ++walked) {
+      const DenseUse& use = walk_[walked];
+      enter_chunk(use.object, use.chunk);
+      const bool streams = filled < ahead_ && streams_[filled] == walked;
+      if (streams && !device_) enter_feed(filled++);
+    }
+    for (ObjectId id : segment.weights) enter_object(id);
+    for (ObjectId id : segment.candidates) enter_object(id);
   }
-  enter_streams();
+  if (device_) enter_streams();
+}
+
+void Expansion::enter_object(ObjectId object) {
+  const uint32_t chunks = static_cast<uint32_t>(w_.objects[object].chunks.size());
+  for (uint32_t c = 0; c < chunks; ++c) enter_chunk(object, c);
+}
+
+// Loads the places of a chunk that are not loaded yet.
+void Expansion::enter_chunk(ObjectId object, uint32_t chunk) {
+  for (const auto* index : {&resident_, &on_host_}) {
+    if (index->empty() || (*index)[object][chunk] == kNone) continue;
+    if (loaded_[(*index)[object][chunk]] == kNone) enter_load((*index)[object][chunk]);
+  }
+}
+
+void Expansion::enter_feed(uint32_t s) {
+  const DenseUse& use = walk_[streams_[s]];
+  push(plan_.enter,
+       transfer(TaskKind::kFetch, use.object, use.chunk, {Space::kStore, 0, 0},
+                {Space::kRing, ring_, s}),
+       {});
 }
 
 void Expansion::enter_load(uint32_t resident) {
@@ -313,6 +315,7 @@ void Expansion::enter_load(uint32_t resident) {
       push(plan_.enter, transfer(TaskKind::kCopy, r.object, r.chunk, stage, to), {{fetch, 0}});
 }
 
+// With a device: feeds 0 .. A-1, copied from what stays on the host or read through staging.
 void Expansion::enter_streams() {
   const uint32_t k = static_cast<uint32_t>(reads_.size());
   uint32_t reads = 0;
@@ -328,10 +331,7 @@ void Expansion::enter_streams() {
   for (uint32_t s = 0; s < ahead_; ++s) {
     const DenseUse& use = walk_[streams_[s]];
     const Slot to{Space::kRing, ring_, s};
-    if (!device_) {
-      push(plan_.enter,
-           transfer(TaskKind::kFetch, use.object, use.chunk, {Space::kStore, 0, 0}, to), {});
-    } else if (from_host(s)) {
+    if (from_host(s)) {
       const uint32_t source = on_host_[use.object][use.chunk];
       push(plan_.enter,
            transfer(TaskKind::kCopy, use.object, use.chunk, {Space::kResident, 0, source}, to),

@@ -269,4 +269,24 @@ void keep_on_host(const Inventory& inventory, Bytes host, uint32_t ahead, Decisi
   }
 }
 
+// Residents, then rings, then pools, without gaps: every part is a multiple of kBlock.
+void pack(const Workload& workload, Plan& plan) {
+  Bytes end[2] = {0, 0};
+  for (Resident& r : plan.residents) {
+    Bytes& at = end[static_cast<size_t>(r.tier)];
+    r.offset = at;
+    at += workload.objects[r.object].chunks[r.chunk];
+    plan.memory.resident_weights += workload.objects[r.object].chunks[r.chunk];
+  }
+  const auto place = [&](auto& area) {
+    Bytes& at = end[static_cast<size_t>(area.tier)];
+    area.offset = at;
+    at += area.slots * area.slot_bytes;
+    plan.memory.stream_ring += area.slots * area.slot_bytes;
+  };
+  for (Ring& ring : plan.rings) place(ring);
+  for (Pool& pool : plan.pools) place(pool);
+  for (size_t t = 0; t < 2; ++t) plan.arena_bytes[t] = round_up(end[t], kHugePage);
+}
+
 }  // namespace headrace::scheduler

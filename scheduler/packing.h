@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "scheduler/plan.h"
 #include "scheduler/policy.h"
 #include "scheduler/workload.h"
 
@@ -68,5 +69,8 @@ void set_pools(const Inventory& inventory, const Workload& workload, Decision& d
 Bytes staging_least(const Inventory& inventory, uint32_t ahead);
 // Gives a home on the host to what streams and fits there beside the staging.
 void keep_on_host(const Inventory& inventory, Bytes host, uint32_t ahead, Decision& decision);
+
+// Gives residents, rings and pools their places in the arenas, and sums them up.
+void pack(const Workload& workload, Plan& plan);
 
 }  // namespace headrace::scheduler

@@ -8,8 +8,10 @@
 // decoded token and one of a whole prompt chunk are the same round.
 //
 // The one rule of order, for simulator and executor alike: a task starts when it heads its lane
-// (tasks of a lane run in the order of the list) and its edges are done. Data edges are in `after`
-// like all others.
+// (tasks of a lane run in the order of the list, enter's before steady's) and its edges are done.
+// Data edges are in `after` like all others, but for one kind: what reads a resident waits in the
+// first pass until enter has loaded it. So the first pass computes while the model loads. An edge
+// to the round before the first steady one means enter's last transfer of the same chunk.
 #pragma once
 
 #include <cstdint>

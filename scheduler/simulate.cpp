@@ -18,12 +18,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <tuple>
 #include <utility>
 
 #include "core/error.h"
 #include "scheduler/cost.h"
+#include "scheduler/enter.h"
 
 namespace headrace::scheduler {
 namespace {
@@ -51,13 +50,13 @@ class Simulation {
         passes_(passes),
         costs_(plan, workload, machine),
         enter_(costs_.table(plan.enter)),
-        steady_(costs_.table(plan.steady)) {
+        steady_(costs_.table(plan.steady)),
+        match_(match_enter(plan, workload)) {
     const uint64_t count = plan.enter.tasks.size() + passes.size() * plan.steady.tasks.size();
     HEADRACE_ASSERT(count < kNone, fmt::format("{} task instances", count));
     begin_.assign(count, 0);
     end_.assign(count, kNotDone);
     binding_.assign(count, kNone);
-    match_enter();
     for (size_t lane = 0; lane < kLanes; ++lane) head(lane);
   }
 
@@ -86,6 +85,7 @@ class Simulation {
     int32_t round = -1;         // of the head; -1: enter
     uint32_t position = 0;      // of the head, in that round's list of the lane
     uint32_t edge = 0;          // first edge of the head that is not known to be done
+    uint32_t use = 0;           // in the first pass: first use of what may not be loaded
     uint32_t previous = kNone;  // instance that ran last
     uint32_t latest = kNone;    // of the head's edges, the one that ended last
     bool exhausted = false;
@@ -118,19 +118,23 @@ class Simulation {
     return passes_[static_cast<size_t>(round)];
   }
 
-  // For an edge to the round before the first steady one: enter's last transfer of the same chunk.
-  void match_enter() {
-    std::map<std::tuple<TaskKind, ObjectId, uint32_t>, uint32_t> last;
-    for (uint32_t t = 0; t < plan_.enter.tasks.size(); ++t) {
-      const Task& task = plan_.enter.tasks[t];
-      if (task.object != kNone) last[{task.kind, task.object, task.chunk}] = t;
+  // In the first pass what stays must have been loaded where it is read; of a hole's candidates,
+  // all are waited for.
+  bool is_loaded(LaneState& state, const Task& task) {
+    const auto done = [&](uint32_t loader) {
+      if (loader == kNone) return true;
+      if (end_[loader] == kNotDone) return false;
+      if (state.latest == kNone || end_[loader] > end_[state.latest]) state.latest = loader;
+      return true;
+    };
+    const auto place = [&](const Slot& slot) {
+      return slot.space != Space::kResident || done(match_.of_resident.at(slot.index));
+    };
+    const std::vector<Use>& uses = plan_.steady.uses;
+    for (; task.uses.begin + state.use < task.uses.end; ++state.use) {
+      if (!place(uses.at(task.uses.begin + state.use).slot)) return false;
     }
-    enter_of_.assign(plan_.steady.tasks.size(), kNone);
-    for (uint32_t t = 0; t < plan_.steady.tasks.size(); ++t) {
-      const Task& task = plan_.steady.tasks[t];
-      const auto found = last.find({task.kind, task.object, task.chunk});
-      if (task.object != kNone && found != last.end()) enter_of_[t] = found->second;
-    }
+    return place(task.from) && (task.hole == kNone || done(match_.of_hole.at(task.hole)));
   }
 
   enum class Target : uint8_t { kInstance, kNothing, kMissing };
@@ -141,8 +145,8 @@ class Simulation {
     const int64_t target = static_cast<int64_t>(round) + ref.round;
     if (round < 0 ? ref.round < 0 : target < -1) return Target::kNothing;
     if (round >= 0 && target == -1) {
-      if (ref.task >= enter_of_.size()) return Target::kMissing;
-      instance = enter_of_[ref.task];
+      if (ref.task >= match_.of_task.size()) return Target::kMissing;
+      instance = match_.of_task[ref.task];
       return instance == kNone ? Target::kNothing : Target::kInstance;
     }
     if (target >= static_cast<int64_t>(passes_.size())) return Target::kMissing;
@@ -164,6 +168,7 @@ class Simulation {
       state.position = 0;
     }
     state.edge = head_task(lane).after.begin;
+    state.use = 0;
     state.latest = kNone;
     state.ready = false;
   }
@@ -197,6 +202,7 @@ class Simulation {
       if (end_[instance] == kNotDone) return false;
       if (state.latest == kNone || end_[instance] > end_[state.latest]) state.latest = instance;
     }
+    if (state.round == 0 && !is_loaded(state, head_task(lane))) return false;
     state.ready = true;
     state.ready_s = now_;
     return true;
@@ -448,7 +454,7 @@ class Simulation {
   const std::vector<PassRows>& passes_;
   Costs costs_;
   CostTable enter_, steady_;
-  std::vector<uint32_t> enter_of_;   // by steady task
+  const EnterMatch match_;
   std::vector<double> begin_, end_;  // by instance
   std::vector<uint32_t> binding_;    // by instance: what its start waited for last
   std::array<LaneState, kLanes> lanes_;

@@ -12,6 +12,7 @@
 #include <array>
 #include <tuple>
 
+#include "scheduler/enter.h"
 #include "scheduler/verify_stages.h"
 
 namespace headrace::scheduler {
@@ -41,12 +42,13 @@ struct Touch {  // of a slot of a ring
 class Order {
  public:
   Order(const Plan& plan, const Workload& workload, Violations& out)
-      : p_(plan), w_(workload), out_(out) {}
+      : p_(plan), w_(workload), out_(out), match_(match_enter(plan, workload)) {}
 
   void run() {
     index(p_.enter, enter_);
     index(p_.steady, steady_);
-    match_enter();
+    check_enter();
+    if (!out_.empty()) return;
     walk();
     if (!out_.empty()) return;
     check_rounds();
@@ -79,7 +81,7 @@ class Order {
     }
     return before + lanes_of(r).place[task];
   }
-  void match_enter();
+  void check_enter();
   void walk();
   bool try_task(int32_t r, uint32_t task, const Clock& lane);
   void check_rounds();
@@ -94,11 +96,10 @@ class Order {
   const Plan& p_;
   const Workload& w_;
   Violations& out_;
+  const EnterMatch match_;
   Lanes enter_, steady_;
-  std::vector<uint32_t> stands_for_;  // by steady task: enter's in its place, or kNone
-  std::vector<Clock> clocks_;         // by instance
-  std::vector<uint8_t> done_;         // by instance
-  Clock entered_{};                   // after all that enter loads
+  std::vector<Clock> clocks_;  // by instance
+  std::vector<uint8_t> done_;  // by instance
   std::vector<Touch> touches_;
 };
 
@@ -111,32 +112,23 @@ void Order::index(const Round& round, Lanes& lanes) {
   }
 }
 
-// The enter round ends as a steady one does: for an edge to the round before the first steady one,
-// the task in the same place counted from the end of its lane stands, and must do the same.
-void Order::match_enter() {
-  stands_for_.assign(p_.steady.tasks.size(), kNone);
-  for (uint32_t i = 0; i < p_.steady.after.size(); ++i) {
-    const TaskRef& ref = p_.steady.after[i];
+// What of enter stands for a task of the round before the first steady one must do the same.
+void Order::check_enter() {
+  for (const TaskRef& ref : p_.steady.after) {
     if (ref.round != -1 || !is_transfer(p_.steady.tasks[ref.task])) continue;
     const Task& steady = p_.steady.tasks[ref.task];
-    const size_t lane = lane_of(steady);
-    const size_t from_end = steady_.tasks[lane].size() - steady_.place[ref.task];
-    if (from_end > enter_.tasks[lane].size()) {
+    const uint32_t t = match_.of_task[ref.task];
+    if (t == kNone || p_.enter.tasks[t].to.space != Space::kRing) {
       fail("no task of enter stands for steady task {}", ref.task);
       continue;
     }
-    const uint32_t t = enter_.tasks[lane][enter_.tasks[lane].size() - from_end];
     const Task& enter = p_.enter.tasks[t];
-    const bool same_ring = enter.to.space == Space::kRing && enter.to.area == steady.to.area;
     const Ring& ring = p_.rings[steady.to.area];
     // Positions in the round before are those of this one less the step.
-    const bool same_slot = same_ring && (uint64_t{enter.to.index} + ring.step) % ring.slots ==
-                                            steady.to.index % ring.slots;
-    if (!same_slot || enter.object != steady.object || enter.chunk != steady.chunk) {
-      fail("enter task {} does not do what steady task {} does", t, ref.task);
-      continue;
-    }
-    stands_for_[ref.task] = t;
+    const bool same_slot =
+        enter.to.area == steady.to.area &&
+        (uint64_t{enter.to.index} + ring.step) % ring.slots == steady.to.index % ring.slots;
+    if (!same_slot) fail("enter task {} does not do what steady task {} does", t, ref.task);
   }
 }
 
@@ -151,8 +143,6 @@ void Order::walk() {
       for (uint32_t t : lanes_of(r).tasks[lane]) queue[lane].emplace_back(r, t);
     }
   }
-  size_t loads = 0, loaded = 0;
-  for (const Task& task : p_.enter.tasks) loads += task.to.space == Space::kResident;
   std::array<size_t, kLanesUsed> next{};
   std::array<Clock, kLanesUsed> lane_clock{};
   bool moved = true;
@@ -161,18 +151,11 @@ void Order::walk() {
     for (size_t lane = 0; lane < kLanesUsed; ++lane) {
       for (; next[lane] < queue[lane].size(); ++next[lane]) {
         const auto [r, t] = queue[lane][next[lane]];
-        if (r >= 0 && loaded < loads) break;
         if (!try_task(r, t, lane_clock[lane])) break;
         const size_t i = instance(r, t);
         done_[i] = 1;
         lane_clock[lane] = clocks_[i];
         lane_clock[lane][lane] = static_cast<uint32_t>(next[lane]) + 1;
-        if (r < 0 && p_.enter.tasks[t].to.space == Space::kResident) {
-          ++loaded;
-          for (size_t l = 0; l < kLanesUsed; ++l) {
-            entered_[l] = std::max(entered_[l], lane_clock[lane][l]);
-          }
-        }
         moved = true;
       }
     }
@@ -192,18 +175,31 @@ bool Order::try_task(int32_t r, uint32_t t, const Clock& lane) {
   const auto join = [&](const Clock& other) {
     for (size_t l = 0; l < kLanesUsed; ++l) clock[l] = std::max(clock[l], other[l]);
   };
-  if (r >= 0) join(entered_);
-  for (uint32_t a = task.after.begin; a < task.after.end; ++a) {
-    const TaskRef& ref = round.after[a];
-    int32_t target = r + ref.round;
-    uint32_t of = ref.task;
-    if (r >= 0 && target < 0) of = stands_for_[ref.task];
-    if (of == kNone) continue;  // a computation: enter has none
+  const auto wait_for = [&](int32_t target, uint32_t of) {
     const size_t i = instance(target, of);
     if (!done_[i]) return false;
     join(clocks_[i]);
     const size_t l = lane_of(round_of(target).tasks[of]);
     clock[l] = std::max(clock[l], position(target, of) + 1);
+    return true;
+  };
+  for (uint32_t a = task.after.begin; a < task.after.end; ++a) {
+    const TaskRef& ref = round.after[a];
+    int32_t target = r + ref.round;
+    uint32_t of = ref.task;
+    if (r >= 0 && target < 0) of = match_.of_task[ref.task];
+    if (of == kNone) continue;  // a computation: enter has none
+    if (!wait_for(target, of)) return false;
+  }
+  if (r == 0) {  // what stays is read once it is loaded, and stays loaded
+    for (uint32_t u = task.uses.begin; u < task.uses.end; ++u) {
+      const Slot& slot = round.uses[u].slot;
+      if (slot.space == Space::kResident && !wait_for(-1, match_.of_resident[slot.index]))
+        return false;
+    }
+    if (task.from.space == Space::kResident && !wait_for(-1, match_.of_resident[task.from.index])) {
+      return false;
+    }
   }
   clocks_[instance(r, t)] = clock;
   return true;
@@ -312,15 +308,10 @@ void Order::check_read(const Touch& read, size_t begin, size_t writes, std::vect
 
 // In the enter round a copy from what stays on the host waits for its loading; later all is there.
 void Order::check_enter_copies() {
-  std::vector<uint32_t> loader(p_.residents.size(), kNone);
-  for (uint32_t t = 0; t < p_.enter.tasks.size(); ++t) {
-    const Task& task = p_.enter.tasks[t];
-    if (task.to.space == Space::kResident) loader[task.to.index] = t;
-  }
   for (uint32_t t = 0; t < p_.enter.tasks.size(); ++t) {
     const Task& task = p_.enter.tasks[t];
     if (task.kind != TaskKind::kCopy || task.from.space != Space::kResident) continue;
-    const uint32_t load = loader[task.from.index];
+    const uint32_t load = match_.of_resident[task.from.index];
     const size_t lane = lane_of(p_.enter.tasks[load]);
     if (clocks_[instance(-1, t)][lane] <= position(-1, load)) {
       fail("enter task {} copies before it is loaded", t);
