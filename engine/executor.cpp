@@ -142,18 +142,19 @@ bool Executor::Impl::entered(uint32_t task) {
   return enter_state[task].started == kEnterRound && finished(enter_state[task]);
 }
 
-// Whether the residents that a task reads have been loaded. What a hole reads is waited for as a
-// whole.
+// Whether the residents that a task reads have been loaded. A hole waits for all its candidates,
+// and reads end in any order: so for all up to the last of them.
 bool Executor::Impl::is_loaded(const Task& task) {
   if (oldest == enter_state.size()) return true;
   for (uint32_t u = task.uses.begin; u < task.uses.end; ++u) {
-    const Slot& slot = p.plan.steady.uses[u].slot;
+    const scheduler::Slot& slot = p.plan.steady.uses[u].slot;
     if (slot.space == Space::kResident && !entered(match.of_resident[slot.index])) return false;
   }
   if (task.from.space == Space::kResident && !entered(match.of_resident[task.from.index])) {
     return false;
   }
-  return task.hole == kNone || entered(match.of_hole[task.hole]);
+  if (task.hole == kNone || match.of_hole[task.hole] == kNone) return true;
+  return match.of_hole[task.hole] < oldest;
 }
 
 bool Executor::Impl::edges_done(const Round& r, const Task& task, std::vector<TaskState>& states,

@@ -44,7 +44,7 @@ class Executor {
   ~Executor();
 
   // The enter round: loads what always stays, and starts to load the rest and to fill the streams,
-  // which goes on during the first pass. `progress(bytes done, bytes in all)`, until they are equal.
+  // which goes on during the first pass. `progress(bytes done, bytes in all)` until they are equal.
   void enter(std::function<void(Bytes, Bytes)> progress = {});
   // One steady round: one pass through the model.
   void run(models::Activations& activations, const models::Pass& pass);

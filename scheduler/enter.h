@@ -10,8 +10,9 @@
 
 namespace headrace::scheduler {
 
-struct EnterMatch {                   // tasks of the enter round, or kNone
-  std::vector<uint32_t> of_task;      // by steady task: the last transfer of the same chunk
+struct EnterMatch {  // tasks of the enter round, or kNone
+  std::vector<uint32_t>
+      of_task;  // by steady task: what stands for it in the round before the first
   std::vector<uint32_t> of_resident;  // by resident: the one that loads it
   std::vector<uint32_t> of_hole;      // by hole: the last to load one of its candidates
 };

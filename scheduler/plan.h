@@ -11,7 +11,8 @@
 // (tasks of a lane run in the order of the list, enter's before steady's) and its edges are done.
 // Data edges are in `after` like all others, but for one kind: what reads a resident waits in the
 // first pass until enter has loaded it. So the first pass computes while the model loads. An edge
-// to the round before the first steady one means enter's last transfer of the same chunk.
+// to the round before the first steady one means enter's transfer of the same chunk to the same
+// position of the same ring (scheduler/enter.h).
 #pragma once
 
 #include <cstdint>

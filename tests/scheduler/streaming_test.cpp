@@ -117,7 +117,7 @@ void expect_work_conserving(const Plan& plan, const Timeline& timeline) {
     }
     return list;
   };
-  std::vector<double> before, now;
+  std::vector<double> before, now, loaded(plan.residents.size());
   std::map<std::tuple<TaskKind, ObjectId, uint32_t>, double> entered;
   for (int32_t r = -1;; ++r) {
     const Round& round = r < 0 ? plan.enter : plan.steady;
@@ -141,9 +141,15 @@ void expect_work_conserving(const Plan& plan, const Timeline& timeline) {
           if (found != entered.end()) start = std::max(start, found->second);
         }
       }
+      const auto wait_for_load = [&](const Slot& slot) {
+        if (r == 0 && slot.space == Space::kResident) start = std::max(start, loaded[slot.index]);
+      };
+      for (uint32_t u = task.uses.begin; u < task.uses.end; ++u) wait_for_load(round.uses[u].slot);
+      wait_for_load(task.from);
       EXPECT_EQ(interval.begin_s, start) << "round " << r << " task " << interval.task;
       free[static_cast<size_t>(task.lane)] = interval.end_s;
       if (r < 0) entered[{task.kind, task.object, task.chunk}] = interval.end_s;
+      if (r < 0 && task.to.space == Space::kResident) loaded[task.to.index] = interval.end_s;
     }
     before = now;
   }
