@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "core/clock.h"
 #include "core/error.h"
 
 namespace headrace::swap {
@@ -58,6 +59,21 @@ void throw_fault(const Store& store, const ChunkResult& result, const FaultPlace
   }
   throw Error(ErrorCode::kIo, fmt::format("{}: {}; start again", what, engine_failure))
       .at_path(path);
+}
+
+void StallWatch::look(const Reader& reader, const Store& store) {
+  if (!note) return;
+  const Reader::Oldest oldest = reader.oldest();
+  if (oldest.since_ns == 0 || oldest.since_ns == told_of_ns) return;
+  const uint64_t now_ns = steady_clock().now_ns();
+  if (now_ns < oldest.since_ns + stall_ns) return;
+  told_of_ns = oldest.since_ns;
+  const bool named = oldest.file != scratch_file;
+  note(
+      fmt::format("the disk has not answered for {:.0f} s: a request of {} bytes at byte {} of {}; "
+                  "waiting for it",
+                  static_cast<double>(now_ns - oldest.since_ns) * 1e-9, oldest.bytes, oldest.offset,
+                  named ? store.file_path(oldest.file) : "the scratch file"));
 }
 
 }  // namespace headrace::swap

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "swap/reader.h"
@@ -18,5 +19,16 @@ struct FaultPlace {
 // dropped.
 [[noreturn]] void throw_fault(const Store& store, const ChunkResult& result,
                               const FaultPlace& place, const std::string& engine_failure);
+
+// A device may stall for seconds and still answer, so a slow request is told of and left alone: its
+// memory is the device's until it does.
+struct StallWatch {
+  uint64_t stall_ns = 0;
+  std::function<void(const std::string&)> note;  // may be empty
+  uint32_t scratch_file = kNone;  // of the files, the one that is scratch: it has no name
+  uint64_t told_of_ns = 0;        // since when the request was under way that was told of last
+
+  void look(const Reader& reader, const Store& store);
+};
 
 }  // namespace headrace::swap

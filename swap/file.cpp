@@ -80,6 +80,26 @@ File File::open(const std::string& path) {
   return file;
 }
 
+File File::nameless(const std::string& folder) {
+  const std::string path = folder + "/.";  // a link to the folder may be followed
+  File file;
+  file.path_ = folder;
+  constexpr int kFlags = O_TMPFILE | O_RDWR | O_CLOEXEC;
+  file.descriptor_ = ::open(path.c_str(), kFlags | O_DIRECT, 0600);
+  file.direct_ = file.descriptor_ >= 0;
+  if (file.descriptor_ < 0 && errno == EINVAL)
+    file.descriptor_ = ::open(path.c_str(), kFlags, 0600);
+  if (file.descriptor_ >= 0) return file;
+  if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT) {
+    throw_io(folder, "make a nameless file in", errno);
+  }
+  // A filesystem, or a kernel, without nameless files: the name goes at once.
+  const std::string name = fmt::format("{}/.scratch-{}", folder, getpid());
+  file = create(name);
+  remove_file(name);
+  return file;
+}
+
 File::~File() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
@@ -161,18 +181,21 @@ void File::write(std::span<const std::byte> data, Bytes offset) {
   }
 }
 
-void File::reserve(Bytes bytes) {
-  if (bytes == 0) return;
+int File::try_reserve(Bytes bytes) {
+  if (bytes == 0) return 0;
   int result;
   do {
     result = fallocate(descriptor_, 0, 0, static_cast<off_t>(bytes));
   } while (result != 0 && errno == EINTR);
-  if (result == 0) return;
-  if (errno != EOPNOTSUPP) throw_io(path_, fmt::format("reserve {} bytes for", bytes), errno);
+  if (result == 0) return 0;
+  if (errno != EOPNOTSUPP) return errno;
   // Without preallocation the room is not promised: a full disk then shows at a write.
-  if (ftruncate(descriptor_, static_cast<off_t>(bytes)) != 0) {
-    throw_io(path_, fmt::format("set the length {} of", bytes), errno);
-  }
+  return ftruncate(descriptor_, static_cast<off_t>(bytes)) == 0 ? 0 : errno;
+}
+
+void File::reserve(Bytes bytes) {
+  const int error = try_reserve(bytes);
+  if (error != 0) throw_io(path_, fmt::format("reserve {} bytes for", bytes), error);
 }
 
 void File::sync() {

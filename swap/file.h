@@ -42,6 +42,8 @@ class File {
   // An existing regular file, read only; links are not followed, so that a store cannot name files
   // outside its folder. kFormat when it is not a regular file, kIo otherwise.
   static File open(const std::string& path);
+  // A new file in `folder` that has no name and goes with its last descriptor; read and write.
+  static File nameless(const std::string& folder);
   ~File();
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -54,8 +56,9 @@ class File {
   // Fills `out`; continues short reads, retries EINTR. kFormat when the file ends before.
   void read(std::span<std::byte> out, Bytes offset);
   void write(std::span<const std::byte> data, Bytes offset);
-  void reserve(Bytes bytes);  // makes the file so long, with room on the disk for all of it
-  void sync();                // data and length are on the disk when it returns
+  void reserve(Bytes bytes);     // makes the file so long, with room on the disk for all of it
+  int try_reserve(Bytes bytes);  // the same; an errno instead of an error
+  void sync();                   // data and length are on the disk when it returns
   void drop_cache(Bytes begin, Bytes end);  // of a file that is not direct; a hint
 
  private:

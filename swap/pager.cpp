@@ -4,7 +4,6 @@
 #include "swap/pager.h"
 
 #include <fmt/format.h>
-#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,9 +15,12 @@
 #include <thread>
 
 #include "core/error.h"
+#include "swap/cpu_time.h"
 #include "swap/fault.h"
+#include "swap/inbox.h"
 #include "swap/lanes.h"
 #include "swap/reader.h"
+#include "swap/scratch_mover.h"
 #include "swap/unpacker.h"
 
 namespace headrace::swap {
@@ -26,6 +28,7 @@ namespace {
 
 constexpr uint16_t kReadLane = 1;
 constexpr uint16_t kCopyLane = 2;
+constexpr uint16_t kWriteLane = 3;
 constexpr uint32_t kOperationsMax = 256;
 constexpr uint32_t kOperationsMin = 16;
 
@@ -37,23 +40,6 @@ struct Slot {
   Extent extent;
   ChunkResult result;  // written by the thread that finishes it, before `state` says so
 };
-
-// What a thread that takes tickets sleeps on. Lanes are fixed; `waiting` tells a starter whether a
-// wake-up is needed at all.
-struct Inbox {
-  explicit Inbox(uint32_t capacity) : lanes(capacity) {}
-  std::mutex mutex;
-  std::condition_variable filled;  // the copier's; the owner sleeps in its backend's poll
-  Lanes lanes;
-  bool waiting = false;
-  bool stop = false;
-};
-
-double thread_cpu_s() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
 
 uint32_t operations_for(const PagerOptions& options) {
   const Bytes requests = options.bytes_in_flight / std::max(options.request_bytes, kBlock);
@@ -72,9 +58,16 @@ class ThreadedPager final : public Pager {
         disk_(options.tickets_max),
         copies_(options.tickets_max),
         with_reader_(options.tickets_max),
-        stall_ns_(static_cast<uint64_t>(options.stall_note_s * 1e9)) {
+        stalls_{.stall_ns = static_cast<uint64_t>(options.stall_note_s * 1e9),
+                .note = options.note} {
     HEADRACE_ASSERT(options.tickets_max > 0);
     if (store.unpacking() != nullptr) unpacker_.emplace(store, options.room, options.tickets_max);
+    if (options.scratch != nullptr) {
+      const auto file = static_cast<uint32_t>(store.files().descriptors.size());
+      stalls_.scratch_file = file;
+      mover_.emplace(*options.scratch, file, options.tickets_max, options.tickets_max);
+    }
+    taken_.reserve(options.tickets_max);
     free_.reserve(options.tickets_max);
     for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
     try {
@@ -111,17 +104,16 @@ class ThreadedPager final : public Pager {
   Ticket start(const Transfer& transfer) override {
     const Ticket ticket = take_ticket();
     Slot& slot = tickets_[ticket];
-    const std::span<const Extent> extents = store_.extents(transfer.object);
-    HEADRACE_ASSERT(transfer.chunk < extents.size());
     HEADRACE_ASSERT(transfer.target != nullptr);
     slot.transfer = transfer;
-    slot.extent = extents[transfer.chunk];
+    slot.extent = extent_of(transfer);
     slot.result = {};
     slot.state.store(State::kPending, std::memory_order_release);
     started_.fetch_add(1, std::memory_order_relaxed);
     const bool is_read = transfer.source == nullptr;
     if (is_read) {
-      HEADRACE_ASSERT(transfer.edge.from == Tier::kDisk, name_of(transfer.edge));
+      HEADRACE_ASSERT(transfer.edge.from == Tier::kDisk || is_scratch(transfer),
+                      name_of(transfer.edge));
       HEADRACE_ASSERT(reinterpret_cast<uintptr_t>(transfer.target) % kBlock == 0);
     }
     Inbox& inbox = is_read ? disk_ : copies_;
@@ -150,13 +142,15 @@ class ThreadedPager final : public Pager {
       changed_.wait(lock, [&] { return done(ticket); });
     }
     const ChunkResult result = slot.result;
-    const FaultPlace place{slot.transfer.object, slot.transfer.chunk};
+    const Transfer transfer = slot.transfer;
     slot.state.store(State::kFree, std::memory_order_release);
     {
       const std::lock_guard lock(free_mutex_);
       free_.push_back(ticket);
     }
-    if (result.fault != ReadFault::kNone) throw_fault(store_, result, place, engine_failure_);
+    if (result.fault == ReadFault::kNone) return;
+    if (is_scratch(transfer)) mover_->throw_fault(result, transfer);
+    throw_fault(store_, result, {transfer.object, transfer.chunk}, engine_failure_);
   }
 
   uint64_t wait_change(uint64_t seen) override {
@@ -191,6 +185,14 @@ class ThreadedPager final : public Pager {
                             error.what()));
   }
 
+  Extent extent_of(const Transfer& transfer) const {
+    HEADRACE_ASSERT(mover_ || !is_scratch(transfer));
+    if (is_scratch(transfer)) return {.bytes = mover_->bytes_of(transfer)};
+    const std::span<const Extent> extents = store_.extents(transfer.object);
+    HEADRACE_ASSERT(transfer.chunk < extents.size());
+    return extents[transfer.chunk];
+  }
+
   void stop_disk() {
     {
       const std::lock_guard lock(disk_.mutex);
@@ -211,7 +213,9 @@ class ThreadedPager final : public Pager {
 
   void open_backend() {
     if (backend_ == nullptr) {
-      backend_ = open_io(options_.engine, store_.files(),
+      IoFiles files = store_.files();
+      if (mover_) files.descriptors.push_back(options_.scratch->descriptor());
+      backend_ = open_io(options_.engine, files,
                          {.operations_max = operations_for(options_), .buffers = options_.buffers});
     }
     caps_ = backend_->caps();
@@ -241,12 +245,12 @@ class ThreadedPager final : public Pager {
     Reader reader(*backend_, steady_clock(),
                   {.bytes_in_flight = options_.bytes_in_flight,
                    .request_bytes = options_.request_bytes,
-                   .reads_max = options_.tickets_max,
+                   .reads_max = options_.tickets_max + (mover_ ? ScratchMover::kPieces : 0),
                    .operations_max = operations_for(options_),
                    .disk_rate = options_.disk_rate,
                    .store_uuid = store_.uuid()});
     std::vector<ChunkResult> results;
-    results.reserve(options_.tickets_max);
+    results.reserve(options_.tickets_max + ScratchMover::kPieces);
     while (serve_disk(reader, results)) {
     }
   }
@@ -255,21 +259,27 @@ class ThreadedPager final : public Pager {
   bool serve_disk(Reader& reader, std::vector<ChunkResult>& results) {
     const bool stop = take_started(reader);
     results.clear();
+    if (stop && mover_) mover_->drop_queued(results);
     if (stop) reader.drop_queued(results);
     // Nothing under way: only a start, or the end, can change that.
-    const uint64_t wait_ns = reader.idle() ? kForever : stall_ns_;
+    const uint64_t wait_ns = reader.idle() ? kForever : stalls_.stall_ns;
     if (!stop || !reader.idle()) reader.turn(wait_ns, results);
     {
       const std::lock_guard lock(disk_.mutex);
       disk_.waiting = false;
     }
-    for (const ChunkResult& result : results) finish_read(result);
-    tell_of_stall(reader);
-    const double verify_s = static_cast<double>(reader.verify_cpu_ns()) * 1e-9;
+    for (ChunkResult& result : results) {
+      const bool piece = mover_ && mover_->owns(result.id);
+      if (!piece || mover_->finish(result, reader, result)) finish_read(result);
+    }
+    stalls_.look(reader, store_);
+    const uint64_t verify_ns = reader.verify_cpu_ns() + (mover_ ? mover_->checksum_cpu_ns() : 0);
+    const double verify_s = static_cast<double>(verify_ns) * 1e-9;
     const double unpack_s = unpacker_ ? unpacker_->cpu_s() : 0;
     verify_cpu_s_.store(verify_s, std::memory_order_relaxed);
     unpack_cpu_s_.store(unpack_s, std::memory_order_relaxed);
-    io_cpu_s_.store(thread_cpu_s() - verify_s - unpack_s, std::memory_order_relaxed);
+    io_cpu_s_.store(static_cast<double>(thread_cpu_ns()) * 1e-9 - verify_s - unpack_s,
+                    std::memory_order_relaxed);
     return !stop || !reader.idle();
   }
 
@@ -283,15 +293,17 @@ class ThreadedPager final : public Pager {
         const Ticket ticket = disk_.lanes.front(lane);
         disk_.lanes.pop(lane);
         with_reader_[ticket] = true;
-        if (unpacker_) {
+        const bool unpacks = unpacker_ && !is_scratch(tickets_[ticket].transfer);
+        if (unpacks) {
           unpacker_->wait(lane, ticket);
         } else {
-          reader.add(read_of(ticket));
+          taken_.push_back(ticket);
         }
       }
       stop = disk_.stop;
       disk_.waiting = true;  // a start from here on makes the poll that follows return
     }
+    hand_over(reader);
     while (unpacker_ && unpacker_->has_waiting() && (stop || unpacker_->has_place())) {
       const Ticket ticket = unpacker_->take();
       if (stop) {
@@ -303,22 +315,6 @@ class ThreadedPager final : public Pager {
       reader.add(read);
     }
     return stop;
-  }
-
-  // A device may stall for seconds and still answer, so a slow request is told of and left alone:
-  // its memory is the device's until it does.
-  void tell_of_stall(const Reader& reader) {
-    if (!options_.note) return;
-    const Reader::Oldest oldest = reader.oldest();
-    if (oldest.since_ns == 0 || oldest.since_ns == told_of_ns_) return;
-    const uint64_t now_ns = steady_clock().now_ns();
-    if (now_ns < oldest.since_ns + stall_ns_) return;
-    told_of_ns_ = oldest.since_ns;
-    options_.note(
-        fmt::format("the disk has not answered for {:.0f} s: a read of {} bytes at byte "
-                    "{} of {}; waiting for it",
-                    static_cast<double>(now_ns - oldest.since_ns) * 1e-9, oldest.bytes,
-                    oldest.offset, store_.file_path(oldest.file)));
   }
 
   ChunkRead read_of(Ticket ticket) const {
@@ -335,9 +331,25 @@ class ThreadedPager final : public Pager {
             .priority = slot.transfer.priority};
   }
 
+  // Apart from the lock, because checksums of what is written are made here.
+  void hand_over(Reader& reader) {
+    for (const Ticket ticket : taken_) {
+      const Transfer& transfer = tickets_[ticket].transfer;
+      if (is_scratch(transfer)) {
+        mover_->add(ticket, transfer);
+        mover_->feed(reader);
+      } else {
+        reader.add(read_of(ticket));
+      }
+    }
+    taken_.clear();
+    if (mover_) mover_->feed(reader);
+  }
+
   void finish_read(const ChunkResult& result) {
     const Transfer& transfer = tickets_[result.id].transfer;
-    if (unpacker_) unpacker_->finish(result, transfer.object, transfer.chunk, transfer.target);
+    const bool unpacks = unpacker_ && !is_scratch(transfer);
+    if (unpacks) unpacker_->finish(result, transfer.object, transfer.chunk, transfer.target);
     end_read(result);
   }
 
@@ -352,7 +364,8 @@ class ThreadedPager final : public Pager {
       ledger_.count(transfer.edge, Kind::kRetries, result.retried_bytes, result.retries);
     }
     if (result.fault == ReadFault::kNone) {
-      record(slot, "read", kReadLane, result.begin_ns);
+      const bool write = is_scratch_write(transfer);
+      record(slot, write ? "write" : "read", write ? kWriteLane : kReadLane, result.begin_ns);
     }
     finish(slot);
   }
@@ -361,7 +374,8 @@ class ThreadedPager final : public Pager {
   Bytes moved_bytes(const Slot& slot) const {
     const Transfer& transfer = slot.transfer;
     const Unpacking* const form = store_.unpacking();
-    if (form == nullptr || transfer.edge.from != Tier::kDisk) return slot.extent.bytes;
+    const bool as_is = form == nullptr || transfer.edge.from != Tier::kDisk;
+    if (as_is || is_scratch(transfer)) return slot.extent.bytes;
     return form->read_bytes(transfer.object, transfer.chunk);
   }
 
@@ -442,6 +456,8 @@ class ThreadedPager final : public Pager {
 
   const Store& store_;
   const PagerOptions options_;
+  std::optional<ScratchMover> mover_;   // the owner's
+  std::vector<Ticket> taken_;           // the owner's: to be handed over
   std::unique_ptr<IoBackend> backend_;  // made, used and drained on the owner thread
   IoCaps caps_;
 
@@ -451,8 +467,7 @@ class ThreadedPager final : public Pager {
   Inbox disk_, copies_;
   std::vector<bool> with_reader_;  // the owner's: which tickets it has taken
   std::optional<Unpacker> unpacker_;
-  const uint64_t stall_ns_;
-  uint64_t told_of_ns_ = 0;  // since when the request was under way that was told of last
+  StallWatch stalls_;  // the owner's
 
   mutable std::mutex done_mutex_;  // guards the four below
   std::condition_variable changed_;
@@ -461,7 +476,7 @@ class ThreadedPager final : public Pager {
   std::exception_ptr open_error_;
 
   Ledger ledger_;
-  uint64_t lane_free_ns_[3] = {};  // by trace lane: the end of what was recorded last
+  uint64_t lane_free_ns_[4] = {};  // by trace lane: the end of what was recorded last
   std::string engine_failure_ = "the pager was closed";
   std::atomic<uint64_t> started_{0}, retries_{0}, checksum_failures_{0};
   std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0}, unpack_cpu_s_{0};

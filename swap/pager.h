@@ -18,6 +18,7 @@
 #include "core/trace.h"
 #include "swap/io.h"
 #include "swap/ledger.h"
+#include "swap/scratch.h"
 #include "swap/store.h"
 
 namespace headrace::swap {
@@ -33,6 +34,9 @@ struct Transfer {
   const std::byte* source = nullptr;    // given: memory that is copied; null: the store is read
   std::byte* target = nullptr;          // room for the whole chunk; kBlock-aligned
   Priority priority = Priority::kPrefetch;
+  // Given: blocks of array `object` of the scratch move between the disk and memory, `target` being
+  // where block 0 is; the edge says which way. The runs must stay until wait().
+  std::span<const BlockRun> blocks;
 };
 
 using Ticket =
@@ -43,8 +47,9 @@ struct PagerOptions {
   Bytes bytes_in_flight = 8 * kMiB;  // per device
   Bytes request_bytes = 1 * kMiB;    // a chunk is read in pieces of this size
   uint32_t tickets_max = 4096;
-  Bytes disk_rate = 0;     // hold reads to so many bytes a second; 0: no limit
-  Trace* trace = nullptr;  // lanes 1 (disk read) and 2 (copy)
+  Bytes disk_rate = 0;         // hold reads to so many bytes a second; 0: no limit
+  Trace* trace = nullptr;      // lanes 1 (disk read), 2 (copy) and 3 (disk write)
+  Scratch* scratch = nullptr;  // outlives the pager, which is alone to use it
   std::span<const std::span<std::byte>> buffers;  // arenas that reads go to
   std::span<std::byte> room;  // where chunks arrive that a store unpacks: see unpacking_room()
   double stall_note_s = 10;   // a request that the disk has had for so long is told of, once

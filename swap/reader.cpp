@@ -1,12 +1,11 @@
 #include "swap/reader.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "core/error.h"
+#include "swap/cpu_time.h"
 #include "swap/store.h"
 
 namespace headrace::swap {
@@ -19,12 +18,6 @@ constexpr Bytes kRequestMax = 16 * kMiB;
 constexpr uint64_t kCatchUpNs = 50'000'000;
 // Checksums of one turn: little enough that the device, refilled before them, does not run dry.
 constexpr Bytes kVerifyPerTurn = 2 * kMiB;
-
-uint64_t thread_cpu_ns() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(now.tv_nsec);
-}
 
 }  // namespace
 
@@ -164,7 +157,7 @@ void Reader::submit() {
   batch_.clear();
   for (const uint32_t index : ready_) {
     const Request& request = requests_[index];
-    batch_.push_back({.kind = IoKind::kRead,
+    batch_.push_back({.kind = reads_[request.read].what.kind,
                       .file = request.file,
                       .offset = request.offset + request.from,
                       .data = reads_[request.read].what.target + request.begin + request.from,
@@ -279,7 +272,7 @@ void Reader::retire(Read& read) {
 
 void Reader::verify(Read& read, std::vector<ChunkResult>& results) {
   ChunkResult& out = read.result;
-  if (out.fault == ReadFault::kNone) {
+  if (out.fault == ReadFault::kNone && read.what.verifies) {
     const uint64_t begin = thread_cpu_ns();
     out.digest = checksum({read.what.target, read.what.bytes}, options_.store_uuid,
                           read.what.object, read.what.chunk);

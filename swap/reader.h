@@ -42,6 +42,8 @@ struct ChunkRead {
   uint32_t chunk = 0;
   std::byte* target = nullptr;
   Priority priority = Priority::kPrefetch;
+  IoKind kind = IoKind::kRead;  // kWrite: from `target` to the file, by the same rules
+  bool verifies = true;         // false: who adds it has checksums of its own
 };
 
 enum class ReadFault : uint8_t {
