@@ -56,6 +56,13 @@ def disk_rate(path, total=2 << 30, block=1 << 20, threads=8):
     return total / seconds
 
 
+def drop_page_cache():
+    """As root; otherwise the page cache stays, which reads past it do not use."""
+    os.sync()
+    if os.geteuid() == 0:
+        pathlib.Path("/proc/sys/vm/drop_caches").write_text("3", encoding="ascii")
+
+
 def store_data(store):
     """The data file of the one store below `store`."""
     files = sorted(pathlib.Path(store).glob("*/data.0"))

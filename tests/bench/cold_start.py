@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""How long does a second start take to its first token, against the time that its bytes take at the disk's rate?
+
+    python3 tests/bench/cold_start.py [--headrace build/release/headrace] [--work build/bench] [--rounds 5]
+
+The store exists, the page cache is dropped before each start (as root). The time is of the whole process, from its start
+to its end after one token; the ceiling is what it read, divided by the disk's rate in the same round.
+"""
+import argparse
+import pathlib
+import time
+
+import common
+from streams import MODEL
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--headrace", default="build/release/headrace")
+    parser.add_argument("--work", default="build/bench")
+    parser.add_argument("--size", default="4.3GiB")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
+    a = parser.parse_args()
+    work = pathlib.Path(a.work)
+    model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
+    work.mkdir(parents=True, exist_ok=True)
+    if not (model / "config.json").exists():
+        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+
+    def start(memory):
+        begin = time.monotonic()
+        result = common.headrace(a.headrace, "generate", model, "--ids", "1,2,3,4,5,6,7,8", "-n", 1, "--ignore-eos",
+                                 "--store", store, "--memory", memory)
+        return time.monotonic() - begin, result
+
+    weights = start("20GiB")[1]["plan"]["weights_bytes"]
+    rows = []
+    for title, memory in (("all in memory", weights + (1 << 30)), ("half in memory", weights // 2)):
+        runs = []
+        for _ in range(a.rounds):
+            common.drop_page_cache()
+            disk = common.disk_rate(common.store_data(store))
+            seconds, result = start(memory)
+            read = sum(row["counted_bytes"] for row in result["swap"])
+            if result["timings"]["prepare_s"] != 0:
+                raise SystemExit("a second start prepared the store again")
+            runs.append({"seconds": seconds, "read": read, "disk": disk, "ratio": seconds / (read / disk),
+                         "load": result["timings"]["load_s"]})
+            print(f"{title}: {seconds:.2f} s for {read / 1e9:.2f} GB at {disk / 1e9:.2f} GB/s: {runs[-1]['ratio']:.2f}", flush=True)
+        rows.append({"start": title, "seconds to the first token": f"{common.median([r['seconds'] for r in runs]):.2f}",
+                     "GB read": f"{runs[0]['read'] / 1e9:.2f}",
+                     "disk GB/s": f"{common.median([r['disk'] for r in runs]) / 1e9:.2f}",
+                     "of the bytes' time": f"{common.median([r['ratio'] for r in runs]):.2f}",
+                     "best, worst": f"{min(r['ratio'] for r in runs):.2f}, {max(r['ratio'] for r in runs):.2f}"})
+    text = f"Second starts, medians of {a.rounds}:\n\n" + common.table(rows, list(rows[0]))
+    print("\n" + text)
+    if a.output:
+        with open(a.output, "a", encoding="utf-8") as file:
+            file.write(text + "\n\n`python3 tests/bench/cold_start.py`\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Does the plan know how long it will take? Ten seeded configurations on a disk held to a rate (the disk itself swings).
+
+    python3 tests/bench/predicted.py [--headrace build/release/headrace] [--work build/bench] [--count 10] [--seed 1]
+
+Each draws a model (dense or sparse, 0.3 to 0.9 GiB), a budget, a batch and a --disk-rate, runs it twice and compares the
+median pass of decoding with plan.predicted_s. Then the best five of what the search had to choose from (its choice and
+the next-best alternatives it names) are run: its choice should be the fastest of them, or within 10 %.
+"""
+import argparse
+import pathlib
+import random
+
+import common
+
+MODELS = {
+    "dense-0.6GiB": ["--family", "llama", "--size", "600MiB", "--set", "hidden_size=1024", "--set", "intermediate_size=4096"],
+    "dense-0.9GiB": ["--family", "qwen3", "--size", "900MiB", "--set", "hidden_size=1536", "--set", "intermediate_size=4096"],
+    "sparse-0.8GiB": ["--family", "mixtral", "--size", "800MiB", "--set", "hidden_size=512", "--set", "intermediate_size=1024",
+                      "--set", "num_local_experts=16", "--set", "num_experts_per_tok=2"],
+}
+
+
+def run(a, model, batch, memory, rate, tokens, *extra):
+    ids = [x for b in range(batch) for x in ("--ids", f"{1 + b},2,3,4,5,6,7,8")]
+    return common.headrace(a.headrace, "generate", model, *ids, "-n", tokens, "--ignore-eos", "--memory", memory,
+                           "--disk-rate", rate, "--store", pathlib.Path(a.work) / "stores-predicted", *extra)
+
+
+def pass_seconds(result, batch):
+    """Of a pass of decoding, in which every sequence gets a token."""
+    return batch / result["timings"]["decode_tokens_per_second"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--headrace", default="build/release/headrace")
+    parser.add_argument("--work", default="build/bench")
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
+    a = parser.parse_args()
+    draw = random.Random(a.seed)
+    work = pathlib.Path(a.work)
+    work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(a.count):
+        name = draw.choice(sorted(MODELS))
+        model = work / f"predicted-{name}"
+        if not (model / "config.json").exists():
+            common.headrace(a.headrace, "synth", model, "--dtype", "bfloat16", *MODELS[name])
+        weights = common.headrace(a.headrace, "inspect", model)["weights_bytes"]
+        memory = int(weights * draw.uniform(0.3, 0.9)) + (40 << 20)
+        batch, rate = draw.choice([1, 1, 2, 8, 32]), draw.choice([300, 500, 800]) * 1000 * 1000
+        tokens = 10
+        first = run(a, model, batch, memory, rate, tokens)
+        again = run(a, model, batch, memory, rate, tokens)
+        measured = common.median([pass_seconds(first, batch), pass_seconds(again, batch)])
+        predicted = again["plan"]["predicted_s"]
+        planned = common.headrace(a.headrace, "plan", model, "--memory", memory, "--batch", batch, "--prompt-len", 8,
+                                  "--gen-len", tokens, "--disk-rate", rate)
+        others = [x for x in planned["alternatives"] if x.get("predicted_s")]
+        others = sorted(others, key=lambda x: x["predicted_s"])[:4]
+        times = {}
+        for other in others:
+            depth = [] if other["policy"] == "sync" else ["--prefetch-depth", other["prefetch_depth"]]
+            times[other["policy"]] = pass_seconds(
+                run(a, model, batch, memory, rate, 4, "--policy", other["policy"], *depth), batch)
+        best = min([measured, *times.values()])
+        rows.append({"model": name, "batch": batch, "memory": f"{memory / 2**20:.0f} MiB", "disk MB/s": rate // 10**6,
+                     "policy": again["plan"]["policy"], "GB a pass": f"{again['plan']['bytes'] / 1e9:.3f}",
+                     "predicted ms": f"{predicted * 1e3:.1f}", "measured ms": f"{measured * 1e3:.1f}",
+                     "measured / predicted": f"{measured / predicted:.2f}", "choice / best of five": f"{measured / best:.2f}"})
+        print(rows[-1], flush=True)
+    ratios = [float(r["measured / predicted"]) for r in rows]
+    text = (f"Seed {a.seed}: {sum(abs(r - 1) <= 0.15 for r in ratios)} of {len(ratios)} within 15 %; the choice within 10 % of "
+            f"the fastest in {sum(float(r['choice / best of five']) <= 1.1 for r in rows)}:\n\n" + common.table(rows, list(rows[0])))
+    print("\n" + text)
+    if a.output:
+        with open(a.output, "a", encoding="utf-8") as file:
+            file.write(text + f"\n\n`python3 tests/bench/predicted.py --count {a.count} --seed {a.seed}`\n\n")
+
+
+if __name__ == "__main__":
+    main()
