@@ -213,8 +213,8 @@ std::vector<Completion> Generator::run(const std::vector<Request>& requests, Tok
   return take();
 }
 
-void score(Session& session, const std::vector<int32_t>& ids,
-           const std::function<void(uint32_t, std::span<const float>)>& row) {
+void score(Session& session, std::span<const int32_t> ids,
+           const std::function<void(uint32_t, std::span<const float>)>& row, uint32_t first) {
   const uint64_t vocabulary = session.folder().config.vocab_size;
   const uint32_t rows_max = std::min(session.plan().rows_max, session.plan().outputs_max);
   const uint32_t kv = session.kv().open();
@@ -222,21 +222,23 @@ void score(Session& session, const std::vector<int32_t>& ids,
   const float* logits = session.decoder().logits(session.activations());
   std::vector<int32_t> positions;
   std::vector<uint32_t> sequence, outputs;
-  for (uint32_t first = 0; first < ids.size(); first += rows_max) {
-    const uint32_t count = std::min<uint32_t>(rows_max, static_cast<uint32_t>(ids.size()) - first);
+  for (uint32_t begin = 0; begin < ids.size(); begin += rows_max) {
+    const uint32_t count = std::min<uint32_t>(rows_max, static_cast<uint32_t>(ids.size()) - begin);
     positions.clear(), sequence.clear(), outputs.clear();
     for (uint32_t i = 0; i < count; ++i) {
-      positions.push_back(static_cast<int32_t>(first + i));
+      positions.push_back(static_cast<int32_t>(begin + i));
       sequence.push_back(kv);
-      outputs.push_back(i);
+      if (begin + i >= first) outputs.push_back(i);
     }
-    session.run({.tokens = std::span(ids).subspan(first, count),
+    session.run({.tokens = ids.subspan(begin, count),
                  .positions = positions,
                  .sequence = sequence,
                  .sequences = session.kv().sequences(),
                  .output_rows = outputs,
                  .logits = session.decoder().logits(session.activations())});
-    for (uint32_t i = 0; i < count; ++i) row(first + i, {logits + i * vocabulary, vocabulary});
+    for (size_t o = 0; o < outputs.size(); ++o) {
+      row(begin + outputs[o], {logits + o * vocabulary, vocabulary});
+    }
   }
   session.kv().close(kv);
 }

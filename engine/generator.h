@@ -85,8 +85,9 @@ class Generator {
   bool has_prompt_rows_ = false;
 };
 
-// float32 logits of every position, a call per row in order: `row(position, logits)`.
-void score(Session& session, const std::vector<int32_t>& ids,
-           const std::function<void(uint32_t, std::span<const float>)>& row);
+// float32 logits of every position from `first` on, a call per row in order: `row(position,
+// logits)`.
+void score(Session& session, std::span<const int32_t> ids,
+           const std::function<void(uint32_t, std::span<const float>)>& row, uint32_t first = 0);
 
 }  // namespace headrace::engine

@@ -295,7 +295,7 @@ Bytes tokenizer_memory(const std::string& folder) {
   return Tokenizer::memory_bound(folder);
 }
 
-std::vector<int32_t> parse_ids(const std::string& text) {
+std::vector<int32_t> parse_ids(const std::string& text, const char* flag) {
   std::vector<int32_t> ids;
   size_t begin = 0;
   while (begin <= text.size() && !text.empty()) {
@@ -305,14 +305,16 @@ std::vector<int32_t> parse_ids(const std::string& text) {
     const auto [end, error] = std::from_chars(item.data(), item.data() + item.size(), id);
     if (error != std::errc() || end != item.data() + item.size() || id < 0) {
       throw Error(ErrorCode::kUsage,
-                  fmt::format("--ids: \"{}\" is not a token id; give numbers like 1,2,3", item))
-          .at_field("--ids");
+                  fmt::format("{}: \"{}\" is not a token id; give numbers like 1,2,3", flag, item))
+          .at_field(flag);
     }
     ids.push_back(id);
     begin = comma + 1;
   }
-  if (ids.empty())
-    throw Error(ErrorCode::kUsage, "--ids: empty; give numbers like 1,2,3").at_field("--ids");
+  if (ids.empty()) {
+    throw Error(ErrorCode::kUsage, fmt::format("{}: empty; give numbers like 1,2,3", flag))
+        .at_field(flag);
+  }
   return ids;
 }
 

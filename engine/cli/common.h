@@ -98,7 +98,7 @@ void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
 // The tokenizer of a model folder, or null when it has none.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder);
 Bytes tokenizer_memory(const std::string& folder);
-std::vector<int32_t> parse_ids(const std::string& text);  // "1,2,3"
+std::vector<int32_t> parse_ids(const std::string& text, const char* flag = "--ids");  // "1,2,3"
 json::array ids_json(std::span<const int32_t> ids);
 std::string read_stdin();
 std::string lossless(const std::string& text);  // invalid UTF-8 replaced, for JSON
@@ -112,6 +112,7 @@ struct Command {
 using AddCommand = Command (*)(CLI::App& app, Common& common);
 Command add_generate(CLI::App&, Common&);
 Command add_logits(CLI::App&, Common&);
+Command add_perplexity(CLI::App&, Common&);
 Command add_tokenize(CLI::App&, Common&);
 Command add_detokenize(CLI::App&, Common&);
 Command add_plan(CLI::App&, Common&);

@@ -15,15 +15,14 @@ namespace headrace::engine::cli {
 
 namespace {
 
-constexpr AddCommand kCommands[] = {add_generate, add_logits,  add_tokenize, add_detokenize,
-                                    add_plan,     add_inspect, add_synth,    add_doctor,
-                                    add_profile,  add_store,   add_bench,    add_version};
+constexpr AddCommand kCommands[] = {
+    add_generate, add_logits, add_perplexity, add_tokenize, add_detokenize, add_plan,   add_inspect,
+    add_synth,    add_doctor, add_profile,    add_store,    add_bench,      add_version};
 
 // Commands of the contract that this version does not have yet.
 const std::vector<LaterCommand> kLaterCommands = {{"train", "training is"},
                                                   {"export", "training is"},
                                                   {"merge", "adapters are"},
-                                                  {"perplexity", "scoring is"},
                                                   {"serve", "the server is"}};
 
 int exit_code(const Error& e) {

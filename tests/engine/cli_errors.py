@@ -63,7 +63,7 @@ class Usage(Case):
         self.assertEqual(files_under(self.folder), [])
 
     def test_later_versions_are_named_as_such(self):
-        for command in ("train", "export", "merge", "perplexity", "serve"):
+        for command in ("train", "export", "merge", "serve"):
             self.refused(2, command, "x", names=[command, "not in this version"])
         for bench in ("io", "generate", "train"):
             self.refused(2, "bench", bench, "x", names=[bench, "not in this version"])
