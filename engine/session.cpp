@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "engine/calibrate.h"
 #include "engine/limits.h"
+#include "kernels/stack.h"
 #include "scheduler/fill.h"
 #include "scheduler/search.h"
 #include "scheduler/verify.h"
@@ -127,6 +128,7 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
        ; concurrent /= 2) {
     planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
                                       tokenizer_bytes, demand, concurrent, k.isa);
+    planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;
     if (!options.trace_file.empty()) {  // the events, and as much again while they are written
       planned->workload.needs.base += round_up(2 * kTraceEvents * sizeof(TraceEvent), kBlock);
     }

@@ -132,6 +132,7 @@ inline Pairs broadcast_bf16_pair(const uint16_t* p) {
   const __m256i both = _mm256_set1_epi32(bits);
   return {{even_bf16(both), even_bf16(both)}, {odd_bf16(both), odd_bf16(both)}};
 }
+inline TwoColumns load_bf16_columns(const std::byte* p) { return load_bf16_pairs(p); }
 inline F dot_pairs(F acc, Pairs w, Pairs x) { return fma(x.odd, w.odd, fma(x.even, w.even, acc)); }
 
 inline TwoColumns load_f16_pairs(const std::byte* p) {
@@ -150,6 +151,8 @@ inline TwoColumns load_f16_pairs(const std::byte* p) {
 // weights of two columns.
 inline constexpr int kTileRows = 4;
 constexpr int tile_panels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+inline constexpr bool kMultipliesPairs = false;  // a step of a product is one column
+inline constexpr int kManyRows = 6, kManyPanels = 1;
 inline constexpr int kHeadTile = 1;
 
 }  // namespace

@@ -112,6 +112,11 @@ inline F dot_pairs(F acc, Pairs w, Pairs x) { return {_mm512_dpbf16_ps(acc.v, w.
 struct TwoColumns {  // of a float16 panel, widened
   F even, odd;
 };
+inline TwoColumns load_bf16_columns(const std::byte* p) {
+  const __m512i bits = _mm512_loadu_si512(p);
+  const __m512i odd = _mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000)));
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16))}, {_mm512_castsi512_ps(odd)}};
+}
 inline TwoColumns load_f16_pairs(const std::byte* p) {
   const __m512i bits = _mm512_loadu_si512(p);
   return {{_mm512_cvtph_ps(_mm512_cvtepi32_epi16(bits))},
@@ -121,6 +126,8 @@ inline TwoColumns load_f16_pairs(const std::byte* p) {
 // 4 panels x 6 rows of sums, 4 weights and a broadcast fit in 32 registers.
 inline constexpr int kTileRows = 6;
 constexpr int tile_panels(int) { return 4; }
+inline constexpr bool kMultipliesPairs = true;
+inline constexpr int kManyRows = 12, kManyPanels = 2;
 inline constexpr int kHeadTile = 4;  // query heads that share a load of keys or values
 
 }  // namespace

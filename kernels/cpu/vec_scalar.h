@@ -127,6 +127,7 @@ inline Pairs load_bf16_pairs(const std::byte* p) {
 inline Pairs broadcast_bf16_pair(const uint16_t* p) {
   return {set1(bf16_to_f32(p[0])), set1(bf16_to_f32(p[1]))};
 }
+inline TwoColumns load_bf16_columns(const std::byte* p) { return load_bf16_pairs(p); }
 inline F dot_pairs(F acc, Pairs w, Pairs x) { return fma(x.odd, w.odd, fma(x.even, w.even, acc)); }
 
 inline TwoColumns load_f16_pairs(const std::byte* p) {
@@ -142,6 +143,8 @@ inline TwoColumns load_f16_pairs(const std::byte* p) {
 
 inline constexpr int kTileRows = 2;
 constexpr int tile_panels(int) { return 1; }
+inline constexpr bool kMultipliesPairs = false;  // a step of a product is one column
+inline constexpr int kManyRows = 2, kManyPanels = 1;
 inline constexpr int kHeadTile = 1;
 
 }  // namespace

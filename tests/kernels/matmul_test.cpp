@@ -37,6 +37,12 @@ std::vector<Case> cases() {
       list.push_back({test_seed(), type, 13, 50, k, 50, 2});
     }
   }
+  for (DType type : {DType::kF32, DType::kBF16, DType::kF16}) {  // several pieces of rows
+    for (uint64_t m : {71, 73, 145}) {
+      const uint64_t n = random.between(1, 150), k = random.between(1, 600);
+      list.push_back({test_seed(), type, m, n, k, n, 2});
+    }
+  }
   return list;
 }
 

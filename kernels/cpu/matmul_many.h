@@ -1,0 +1,295 @@
+// Product of many rows: blocked for the caches (docs/design/005-product.md).
+//
+// A piece of work is up to kPieceRows rows by up to kPiecePanels panels. Columns are walked in
+// blocks: the rows' part of a block is copied to a place of its own, where rows lie at an odd
+// number of cache lines (the rows of x often lie at a power of two and would fight for the same few
+// lines of L1); then, kManyPanels panels at a time, the panels' part comes to L1 once and all rows
+// pass over it in tiles of registers, while the next parts of both are on their way. Between blocks
+// sums rest beside the copy, as float32, which changes no bit: a sum is one chain over all columns,
+// as in matmul.h.
+#pragma once
+
+#include "kernels/cpu/matmul_weights.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/stack.h"
+
+namespace headrace::kernels {
+namespace {
+
+constexpr uint64_t kPartSteps = 256;  // a step: 64 bytes of each panel, four of each row
+constexpr uint64_t kUnroll = 4;       // steps
+constexpr uint64_t kPackedRow = kPartSteps * 4 + 64;
+constexpr uint64_t kPieceRows = 72 / kManyRows * kManyRows;
+constexpr uint64_t kPiecePanels = 16;
+
+// A thread's own memory, on its stack: it stays in L2.
+struct Workplace {
+  alignas(64) std::byte x[2][kPieceRows * kPackedRow];         // of this block and the next
+  alignas(64) float sums[kPiecePanels * kPieceRows * kLanes];  // [panel][row][lane]
+};
+
+// How operands become steps. Native ones are multiplied as they lie; the others are widened to
+// float32 first, panels part by part.
+template <class W>
+struct Native {
+  using Weights = W;
+  static constexpr bool kWidens = false;
+  static constexpr Bytes kStepBytes = 64, kStepRowBytes = 4;  // in a.w and a.x
+  struct Part {};
+  static F x(const std::byte* p, uint64_t n) {
+    return load_some(reinterpret_cast<const float*>(p), n);
+  }
+  static TwoColumns columns(const std::byte*) { return {zero(), zero()}; }
+};
+
+struct Widened {
+  using Weights = F32Weights;
+  static constexpr bool kWidens = true;
+  static constexpr Bytes kStepBytes = 32;
+  struct Part {
+    alignas(64) float w[kManyPanels * kPartSteps * kLanes];
+  };
+};
+struct WidenedF16 : Widened {
+  static constexpr Bytes kStepRowBytes = 4;
+  static F x(const std::byte* p, uint64_t n) {
+    return load_some(reinterpret_cast<const float*>(p), n);
+  }
+  static TwoColumns columns(const std::byte* w) { return load_f16_pairs(w); }
+};
+struct WidenedBF16 : Widened {
+  static constexpr Bytes kStepRowBytes = 2;
+  static F x(const std::byte* p, uint64_t n) {
+    return load_bf16_some(reinterpret_cast<const uint16_t*>(p), n);
+  }
+  static TwoColumns columns(const std::byte* w) { return load_bf16_columns(w); }
+};
+
+struct ManyTile {
+  const std::byte* w;
+  Bytes panel_bytes;  // between panels of w
+  const std::byte* x;
+  uint64_t steps;
+  const std::byte* ahead;  // where this tile's share of the next part of a.w begins
+  Bytes ahead_panel;       // between panels there
+  uint64_t ahead_each;     // lines of each panel to ask for every kUnroll steps
+  float* sums;             // kPieceRows rows between panels
+  bool first, last;        // of the blocks of columns
+  float* y;
+  uint64_t y_stride, columns;  // of y that exist
+};
+
+template <class W, int P, int R>
+__attribute__((noinline)) void run_many_tile(const ManyTile& t) {
+  F sum[R][P];
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p)
+      sum[r][p] = t.first ? zero() : load(t.sums + (p * kPieceRows + r) * kLanes);
+  }
+  const std::byte* w = t.w;
+  const std::byte* x = t.x;
+  const auto step = [&](uint64_t i) __attribute__((always_inline)) {
+    typename W::Panel panel[P];
+    for (int p = 0; p < P; ++p) panel[p] = W::panel(w + p * t.panel_bytes + i * 64);
+    for (int r = 0; r < R; ++r) {
+      const typename W::Row row = W::row(x + r * kPackedRow + i * 4);
+      for (int p = 0; p < P; ++p) sum[r][p] = W::accumulate(sum[r][p], panel[p], row);
+    }
+  };
+  const std::byte* ahead = t.ahead;
+  uint64_t s = 0;
+  for (; s + kUnroll <= t.steps; s += kUnroll) {
+    for (uint64_t i = 0; i < t.ahead_each; ++i, ahead += 64) {
+      for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + p * t.ahead_panel, 0, 2);
+    }
+    for (uint64_t i = 0; i < kUnroll; ++i) step(i);
+    w += kUnroll * 64;
+    x += kUnroll * 4;
+  }
+  for (; s < t.steps; ++s, w += 64, x += 4) step(0);
+  for (int r = 0; r < R; ++r) {
+    for (int p = 0; p < P; ++p) {
+      if (!t.last) {
+        store(t.sums + (p * kPieceRows + r) * kLanes, sum[r][p]);
+        continue;
+      }
+      const uint64_t left = t.columns > p * kLanes ? t.columns - p * kLanes : 0;
+      store_some(t.y + r * t.y_stride + p * kLanes, sum[r][p], least(left, kLanes));
+    }
+  }
+}
+
+template <class W, int P, int R = kManyRows>
+inline void run_many_rows(const ManyTile& t, uint64_t rows) {
+  if constexpr (R > 1) {
+    if (rows != R) return run_many_rows<W, P, R - 1>(t, rows);
+  }
+  run_many_tile<W, P, R>(t);
+}
+
+// Copies the next block's part of x, a few rows after every tile; asked for a tile earlier.
+template <class S>
+struct RowCopy {
+  const std::byte* from;
+  Bytes row_bytes;
+  std::byte* to;
+  uint64_t rows, steps;  // no steps: nothing to copy
+  uint64_t tiles, tile;  // over which the work is spread
+
+  uint64_t due() const { return rows * tile / tiles; }
+  void ask() {
+    const uint64_t begin = due();
+    ++tile;
+    for (uint64_t row = begin; row < due() && steps != 0; ++row) {
+      for (Bytes at = 0; at < steps * S::kStepRowBytes; at += 64)
+        __builtin_prefetch(from + row * row_bytes + at);
+    }
+  }
+  void copy(uint64_t begin) const {
+    for (uint64_t row = begin; row < due(); ++row) {
+      const std::byte* in = from + row * row_bytes;
+      float* out = reinterpret_cast<float*>(to + row * kPackedRow);
+      for_lanes(steps, [&](uint64_t i, uint64_t n) {
+        store_some(out + i, S::x(in + i * S::kStepRowBytes, n), n);
+      });
+    }
+  }
+};
+
+// One part of P panels for all rows of the piece. `ahead`: lines of each panel that the next part
+// has; the tiles share the asking.
+template <class S, int P>
+inline void run_part(ManyTile t, const std::byte* x, uint64_t rows, uint64_t ahead,
+                     RowCopy<S>& next) {
+  const uint64_t tiles = (rows + kManyRows - 1) / kManyRows;
+  float* const sums = t.sums;
+  float* const y = t.y;
+  const uint64_t each = (kUnroll * ahead + kPartSteps * tiles - 1) / (kPartSteps * tiles);
+  const uint64_t share = each * (kPartSteps / kUnroll);  // lines that a tile asks for
+  for (uint64_t tile = 0; tile < tiles; ++tile) {
+    const uint64_t row = rows * tile / tiles, count = rows * (tile + 1) / tiles - row;
+    t.x = x + row * kPackedRow;
+    t.sums = sums + row * kLanes;
+    t.y = y + row * t.y_stride;
+    t.ahead_each = tile * share < ahead ? each : 0;
+    const uint64_t due = next.due();
+    next.ask();
+    run_many_rows<typename S::Weights, P>(t, count);
+    next.copy(due);
+    t.ahead += share * 64;
+  }
+}
+
+template <class S>
+inline void widen_part(const ManyTile& t, Bytes panel_size, uint64_t panels, float* out) {
+  for (uint64_t p = 0; p < panels; ++p) {
+    for (uint64_t s = 0; s < t.steps; s += 2) {
+      const TwoColumns columns = S::columns(t.w + p * panel_size + s * S::kStepBytes);
+      store(out + (p * kPartSteps + s) * kLanes, columns.even);
+      store(out + (p * kPartSteps + s + 1) * kLanes, columns.odd);
+    }
+  }
+}
+
+struct Piece {
+  uint64_t row, rows, panel, panels;
+};
+
+// All columns, block by block. `steps` in all.
+template <class S>
+inline void run_piece(const MatmulArgs& a, uint64_t all_steps, const Piece& piece) {
+  static_assert(sizeof(Workplace) + sizeof(typename S::Part) <= kThreadStackBytes - 4096);
+  Workplace place;
+  [[maybe_unused]] typename S::Part widened;
+  const Bytes panel_size = panel_bytes(a.w_type, a.k);
+  const std::byte* const w = a.w + piece.panel * panel_size;
+  const Bytes row_bytes = all_steps * S::kStepRowBytes;
+  const uint64_t tiles = (piece.rows + kManyRows - 1) / kManyRows;
+  const uint64_t parts = (piece.panels + kManyPanels - 1) / kManyPanels;
+  RowCopy<S> copy{.from = static_cast<const std::byte*>(a.x) + piece.row * row_bytes,
+                  .row_bytes = row_bytes,
+                  .to = place.x[0],
+                  .rows = piece.rows,
+                  .steps = least(kPartSteps, all_steps),
+                  .tiles = 1,
+                  .tile = 0};
+  copy.ask();
+  copy.copy(0);
+  copy.tiles = tiles * parts;
+  uint64_t steps = 0;
+  for (uint64_t begin = 0, block = 0; begin < all_steps; begin += steps, ++block) {
+    steps = copy.steps;
+    const uint64_t next = begin + steps;
+    copy.from += steps * S::kStepRowBytes;
+    copy.to = place.x[(block + 1) % 2];
+    copy.steps = least(kPartSteps, all_steps - next);
+    copy.tile = 0;
+    for (uint64_t panel = 0; panel < piece.panels; panel += kManyPanels) {
+      const uint64_t taken = least(kManyPanels, piece.panels - panel);
+      const bool more = panel + taken < piece.panels;
+      ManyTile t{.w = w + panel * panel_size + begin * S::kStepBytes,
+                 .panel_bytes = panel_size,
+                 .x = nullptr,
+                 .steps = steps,
+                 .ahead = nullptr,
+                 .ahead_panel = panel_size,
+                 .ahead_each = 0,
+                 .sums = place.sums + panel * kPieceRows * kLanes,
+                 .first = begin == 0,
+                 .last = next == all_steps,
+                 .y = a.y + piece.row * a.y_stride + (piece.panel + panel) * kLanes,
+                 .y_stride = a.y_stride,
+                 .columns = least(a.n - (piece.panel + panel) * kLanes, taken * kLanes)};
+      t.ahead = more ? t.w + taken * panel_size : w + next * S::kStepBytes;
+      const uint64_t ahead = (more ? steps : copy.steps) * S::kStepBytes / 64;
+      if constexpr (S::kWidens) {
+        widen_part<S>(t, panel_size, taken, widened.w);
+        t.w = reinterpret_cast<const std::byte*>(widened.w);
+        t.panel_bytes = kPartSteps * 64;
+      }
+      if (taken == kManyPanels) {
+        run_part<S, kManyPanels>(t, place.x[block % 2], piece.rows, ahead, copy);
+      } else {
+        run_part<S, 1>(t, place.x[block % 2], piece.rows, ahead, copy);
+      }
+    }
+  }
+}
+
+template <class S>
+inline void multiply_many(ThreadPool& pool, const MatmulArgs& a, uint64_t steps) {
+  const uint64_t panels = (a.n + kLanes - 1) / kLanes;
+  const uint64_t tiles = (a.m + kManyRows - 1) / kManyRows;
+  const uint64_t blocks = (tiles * kManyRows + kPieceRows - 1) / kPieceRows;
+  // Panels that share a copy of x: many, but enough pieces for threads of unequal speed.
+  uint64_t group = panels * blocks / (pool.threads() * 4) / kManyPanels * kManyPanels;
+  group = group < 2 * kManyPanels ? 2 * kManyPanels : least(group, kPiecePanels);
+  const uint64_t groups = (panels + group - 1) / group;
+  const auto body = [&](uint32_t i) {
+    const uint64_t block = i % blocks, panel = i / blocks * group;
+    const uint64_t row = a.m * (tiles * block / blocks) / tiles;
+    const uint64_t end = a.m * (tiles * (block + 1) / blocks) / tiles;
+    run_piece<S>(a, steps, {row, end - row, panel, least(group, panels - panel)});
+  };
+  const uint32_t pieces = static_cast<uint32_t>(groups * blocks);
+  constexpr uint64_t kWorth = 65536;  // products: a few microseconds
+  if (a.m * a.n * a.k < kWorth) {
+    for (uint32_t i = 0; i < pieces; ++i) body(i);
+  } else {
+    pool.run(pieces, body);
+  }
+}
+
+inline void multiply_many(ThreadPool& pool, const MatmulArgs& a) {
+  if (a.w_type == DType::kF32) return multiply_many<Native<F32Weights>>(pool, a, a.k);
+  if (a.w_type == DType::kF16) return multiply_many<WidenedF16>(pool, a, a.k);
+  const uint64_t pairs = (a.k + 1) / 2;
+  if constexpr (kMultipliesPairs) {
+    multiply_many<Native<BF16Weights>>(pool, a, pairs);
+  } else {
+    multiply_many<WidenedBF16>(pool, a, 2 * pairs);
+  }
+}
+
+}  // namespace
+}  // namespace headrace::kernels
