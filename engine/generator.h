@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +18,7 @@ struct Request {
   std::vector<int32_t> prompt;  // at least one token
   SamplingParams sampling;
   std::vector<int32_t> stop_ids;  // ends the request unless sampling.ignore_eos
+  uint64_t number = 0;            // whose it is: for the source and the sink, not read here
 };
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength };
@@ -23,62 +26,110 @@ std::string_view name_of(FinishReason reason);  // "stop", "length"
 
 struct Completion {
   std::vector<int32_t> token_ids;  // without the prompt; ends with the stop token if one ended it
+  std::vector<TokenLogprobs> logprobs;  // of each, where they were asked for
   FinishReason finish = FinishReason::kNone;
+  bool with_logprobs = false;
+};
+
+// Where requests come from: asked between two passes, when there is a place for one more.
+class RequestSource {
+ public:
+  virtual ~RequestSource() = default;
+  virtual std::optional<Request> next() = 0;  // one that is checked; nullopt: there are no more
 };
 
 class TokenSink {
  public:
   virtual ~TokenSink() = default;
-  virtual void token(size_t request, int32_t id) = 0;  // not called for the stop token
-  virtual void done(size_t request, const Completion& completion) = 0;
+  // `choice`: which of the request's sampling.n outputs. Not called for the stop token. True: the
+  // output ends here, by a stop string.
+  virtual bool token(const Request& request, uint32_t choice, int32_t id) = 0;
+  virtual void done(const Request& request, uint32_t choice, Completion&& completion) = 0;
+};
+
+// A list of requests as a source, and as a sink their completions in the same order, n of each.
+class RequestList final : public RequestSource, public TokenSink {
+ public:
+  // `sink`, which may be null, is told as well.
+  explicit RequestList(const std::vector<Request>& requests, TokenSink* sink = nullptr);
+  std::optional<Request> next() override;
+  bool token(const Request& request, uint32_t choice, int32_t id) override;
+  void done(const Request& request, uint32_t choice, Completion&& completion) override;
+  std::vector<Completion> take() { return std::move(completions_); }
+
+ private:
+  const std::vector<Request>& requests_;
+  TokenSink* sink_;
+  std::vector<Completion> completions_;
+  std::vector<size_t> first_;  // of a request's completions
+  size_t next_ = 0;
 };
 
 struct GeneratorTimings {
   double prefill_s = 0, decode_s = 0;  // passes with prompt rows; passes without
   uint64_t prompt_tokens = 0, generated_tokens = 0;
+  uint64_t reused_tokens = 0;  // of prompts: computed for another request that begins alike
   uint64_t decode_tokens = 0;  // sampled in passes without prompt rows
   uint64_t passes = 0;
 };
 
 class Generator {
  public:
-  explicit Generator(Session& session);
+  struct Options {
+    bool share_prefixes = true;  // changes what is computed, never what comes out
+  };
+  explicit Generator(Session& session) : Generator(session, Options{}) {}
+  Generator(Session& session, Options options);
 
-  // Checks the requests against the model (token ids, lengths). Throws Error(kUsage).
+  // Checks requests against the model (token ids, lengths). Throws Error(kUsage).
+  static void check(const models::ModelConfig& config, Request& request);
   static void check(const models::ModelConfig& config, std::vector<Request>& requests);
   static Demand demand(const std::vector<Request>& requests);
+  static void add_demand(Demand& demand, const Request& request);
 
   // Runs all to their end. `sink` may be null. `stopped` is looked at between passes (a signal).
   std::vector<Completion> run(const std::vector<Request>& requests, TokenSink* sink = nullptr,
                               const volatile bool* stopped = nullptr);
+  void run(RequestSource& source, TokenSink& sink, const volatile bool* stopped = nullptr);
   // One pass over what is under way; false when nothing is left. For tests that count per pass.
-  void start(const std::vector<Request>& requests, TokenSink* sink);
+  void start(RequestSource& source, TokenSink& sink);
   bool step();
-  std::vector<Completion> take();  // after the last step
 
   const GeneratorTimings& timings() const { return timings_; }
 
  private:
   struct Active {
-    uint32_t request = 0, sequence = 0;
-    uint32_t fed = 0;  // tokens whose keys and values are in the cache
+    std::shared_ptr<const Request> request;  // its choices share it
+    Completion completion;
+    std::vector<int32_t> ends;  // ids that end it
+    uint32_t choice = 0, sequence = 0;
+    uint32_t fed = 0;    // tokens whose keys and values are in the cache, or will be
+    bool waits = false;  // for another that fills what they share
+    bool ended = false;
+    bool decodes() const { return fed >= request->prompt.size(); }
   };
   void admit();
+  bool open_next();
   void form_pass();
-  void add_rows(size_t active, uint32_t count, bool output);
+  void add_prompt(size_t index);
+  void add_rows(size_t index, uint32_t count, bool output);
+  void note_filled();
   void sample_outputs();
-  void finish(size_t active, FinishReason reason);
-  int32_t token_at(const Active& active, uint32_t position) const;
+  void take_token(Active& active, int32_t id);
 
   Session& session_;
+  Options options_;
   Sampler sampler_;
   GeneratorTimings timings_;
-  const std::vector<Request>* requests_ = nullptr;
+  uint32_t sequences_;  // most at a time
+  RequestSource* source_ = nullptr;
   TokenSink* sink_ = nullptr;
-  std::vector<Completion> completions_;
-  std::vector<Active> active_;
-  size_t next_request_ = 0;
-  size_t turn_ = 0;  // who goes first when rows are scarce
+  std::shared_ptr<const Request> next_;  // taken from the source, waits for room
+  uint32_t next_choice_ = 0;
+  bool exhausted_ = false;
+  std::vector<Active> active_;      // in the order in which they were opened
+  std::vector<uint32_t> decoding_;  // of active_
+  size_t turn_ = 0;                 // who of them goes first when rows are scarce
   // The pass being formed.
   std::vector<int32_t> tokens_, positions_;
   std::vector<uint32_t> sequence_, output_rows_, output_of_;  // output_of_: index into active_

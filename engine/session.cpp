@@ -23,7 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint32_t kRowsWanted = 512;  // more rows a pass gain nothing: products are compute-bound
-constexpr size_t kTraceEvents = 1 << 18;  // recorded past that: dropped, counted in the file
+constexpr uint32_t kSequencesMost = 4096;  // at a time, unless more are asked for
+constexpr size_t kTraceEvents = 1 << 18;   // recorded past that: dropped, counted in the file
 
 double since(double begin) { return steady_clock().seconds() - begin; }
 
@@ -83,7 +84,11 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
           ? 1
           : *std::max_element(demand.max_tokens.begin(), demand.max_tokens.end());
   const Bytes one = decoder.activation_bytes(1, 1);
-  w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size),
+  const Bytes of_requests = demand.held +
+                            kv_blocks * kernels::kKvBlockTokens * demand.held_per_token +
+                            KvCache::bytes_for(kv_blocks, concurrent, kv_blocks_for(longest));
+  w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size) +
+                     round_up(of_requests, kBlock),
              .kv_block = decoder.kv_block_bytes(),
              .kv_blocks = static_cast<uint32_t>(std::clamp<uint64_t>(kv_blocks, 1, kNone)),
              .activation_per_row = decoder.activation_bytes(2, 1) - one,
@@ -123,9 +128,9 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
       .kv_memory = options.kv_memory};
   const double begin = steady_clock().seconds();
   // All requests at once if their KV fits; otherwise fewer at a time, down to one.
-  for (uint32_t concurrent =
-           std::max<uint32_t>(1, static_cast<uint32_t>(demand.prompt_tokens.size()));
-       ; concurrent /= 2) {
+  const size_t at_once = options.max_sequences == 0 ? kSequencesMost : options.max_sequences;
+  const size_t requests = std::max<size_t>(1, demand.prompt_tokens.size());
+  for (auto concurrent = static_cast<uint32_t>(std::min(at_once, requests));; concurrent /= 2) {
     planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
                                       tokenizer_bytes, demand, concurrent, k.isa);
     planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;

@@ -31,7 +31,8 @@ struct SessionOptions {
   scheduler::Choices choices;  // --policy, --prefetch-depth
   std::string io_engine = "auto";
   std::string isa = "auto";
-  unsigned threads = 0;  // 0: all that the process may use
+  unsigned threads = 0;        // 0: all that the process may use
+  uint32_t max_sequences = 0;  // --max-num-seqs: requests that run at a time; 0: planned
   Bytes disk_rate = 0;
   std::string machine_file;  // --machine: plan for a described machine
   std::string plan_file;     // --plan: run this one
@@ -46,6 +47,8 @@ struct Demand {
   std::vector<uint32_t> prompt_tokens;  // per request
   std::vector<uint32_t> max_tokens;     // per request, to be generated
   bool all_logits = false;              // every row's logits are wanted (`logits`)
+  Bytes held = 0;                       // by whoever asks, as long as the session lasts
+  Bytes held_per_token = 32;            // of a request that runs: ids, text
 };
 
 // The planning half: needs a config, no weights. Used by `plan` and by Session alike.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -149,26 +150,43 @@ void throw_if_stopped() {
 ProgressBar::ProgressBar(const Common& common)
     : common_(common), terminal_(::isatty(STDERR_FILENO) != 0 && common.log_format == "text") {}
 
-void ProgressBar::update(const char* what, Bytes done, Bytes total) {
+bool ProgressBar::due(const char* what) {
   throw_if_stopped();
-  if (common_.quiet || total == 0) return;
+  if (common_.quiet) return false;
   const double now = steady_clock().seconds();
   if (what != what_) {
     finish();
     what_ = what;
     begin_s_ = last_s_ = now;
   }
-  if (now - last_s_ < (terminal_ ? 0.1 : 5.0)) return;
+  if (now - last_s_ < (terminal_ ? 0.1 : 5.0)) return false;
   last_s_ = now;
-  const double elapsed = now - begin_s_;
-  const double speed = static_cast<double>(done) / elapsed;
+  return true;
+}
+
+void ProgressBar::update(const char* what, Bytes done, Bytes total) {
+  if (!due(what) || total == 0) return;
+  const double speed = static_cast<double>(done) / (last_s_ - begin_s_);
   const double left = speed > 0 ? static_cast<double>(total - done) / speed : 0;
-  const std::string text = fmt::format(
-      "{}: {} of {} ({:.0f} %), {}/s, {:.0f} s left", what, format_bytes(done), format_bytes(total),
-      100.0 * static_cast<double>(done) / static_cast<double>(total),
-      format_bytes(static_cast<Bytes>(speed)), left);
+  const double part = static_cast<double>(done) / static_cast<double>(total);
+  show(part,
+       fmt::format("{}: {} of {} ({:.0f} %), {}/s, {:.0f} s left", what, format_bytes(done),
+                   format_bytes(total), 100 * part, format_bytes(static_cast<Bytes>(speed)), left));
+}
+
+void ProgressBar::count(const char* what, uint64_t done, uint64_t total, uint64_t tokens,
+                        uint64_t tokens_left) {
+  if (!due(what) || total == 0) return;
+  const double speed = static_cast<double>(tokens) / (last_s_ - begin_s_);
+  const double left = speed > 0 ? static_cast<double>(tokens_left) / speed : 0;
+  const double part = static_cast<double>(done) / static_cast<double>(total);
+  show(part, fmt::format("{}: {} of {} requests ({:.0f} %), {:.1f} tokens/s, {:.0f} s left", what,
+                         done, total, 100 * part, speed, left));
+}
+
+void ProgressBar::show(double part, const std::string& text) {
   if (!terminal_) return log(common_, Level::kInfo, text);
-  const size_t width = 24, full = static_cast<size_t>(done * width / total);
+  const size_t width = 24, full = static_cast<size_t>(std::clamp(part, 0.0, 1.0) * width);
   fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(full, '#'), std::string(width - full, '.'),
              text);
   std::fflush(stderr);

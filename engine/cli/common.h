@@ -67,9 +67,14 @@ class ProgressBar {
  public:
   explicit ProgressBar(const Common& common);
   void update(const char* what, Bytes done, Bytes total);
+  // Of requests; the time left follows from `tokens` so far and the most that may come.
+  void count(const char* what, uint64_t done, uint64_t total, uint64_t tokens,
+             uint64_t tokens_left);
   void finish();  // clears the bar
 
  private:
+  bool due(const char* what);
+  void show(double part, const std::string& text);
   const Common& common_;
   bool terminal_;
   const char* what_ = nullptr;

@@ -1,13 +1,11 @@
-// `headrace generate` and `headrace logits`.
+// `headrace generate`: prompts on the command line, or a batch file.
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdio>
-#include <fstream>
-
+#include "engine/cli/batch.h"
 #include "engine/cli/common.h"
+#include "engine/cli/outputs.h"
 #include "engine/generator.h"
-#include "engine/report.h"
 
 namespace headrace::engine::cli {
 
@@ -16,7 +14,8 @@ namespace {
 struct GenerateFlags {
   std::string model;
   std::vector<std::string> prompts, ids;
-  std::string file;
+  std::string file, input, output;
+  uint32_t max_sequences = 0;
   std::optional<uint32_t> max_tokens, top_k;
   std::optional<double> temperature, top_p;
   uint64_t seed = 0;
@@ -120,88 +119,64 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
   return requests;
 }
 
-// Streams the text of a single request as it comes.
-class Printer final : public TokenSink {
+// Keeps what came, and prints the text of a single output as it comes.
+class Printer final : public TextSink {
  public:
-  Printer(const Tokenizer* tokenizer, bool enabled) : enabled_(enabled && tokenizer != nullptr) {
-    if (enabled_) stream_.emplace(*tokenizer);
-  }
-  void token(size_t, int32_t id) override {
-    if (enabled_) print_text(stream_->next(id));
-  }
-  void done(size_t, const Completion&) override {
-    if (enabled_) print_text(stream_->finish() + "\n");
-  }
+  Printer(const Tokenizer* tokenizer, size_t requests, bool streams)
+      : TextSink(tokenizer), streams_(streams), outputs_(requests) {}
+  const std::vector<std::vector<Output>>& outputs() const { return outputs_; }
 
  private:
-  bool enabled_;
-  std::optional<TextStream> stream_;
+  void settled(const Request&, std::string_view text) override {
+    if (streams_ && !text.empty()) print_text(std::string(text));
+  }
+  void finished(const Request& request, std::vector<Output>&& outputs) override {
+    if (streams_) print_text("\n");
+    outputs_[request.number] = std::move(outputs);
+  }
+
+  bool streams_;
+  std::vector<std::vector<Output>> outputs_;
 };
 
-std::string text_of(const Tokenizer* tokenizer, const Completion& completion) {
-  if (tokenizer == nullptr) return "";
-  std::span<const int32_t> ids = completion.token_ids;
-  if (completion.finish == FinishReason::kStop && !ids.empty()) ids = ids.first(ids.size() - 1);
-  return tokenizer->decode(ids);
-}
-
-json::array outputs_json(const Tokenizer* tokenizer, const std::vector<Completion>& completions) {
-  json::array outputs;
-  for (size_t i = 0; i < completions.size(); ++i) {
-    const Completion& c = completions[i];
-    outputs.push_back(json::object{{"index", i},
-                                   {"text", lossless(text_of(tokenizer, c))},
-                                   {"token_ids", ids_json(c.token_ids)},
-                                   {"finish_reason", name_of(c.finish)},
-                                   {"logprobs", nullptr}});
+// One that was not streamed: its text, or its ids where there is no tokenizer.
+void print_output(const Output& output, bool has_text, const std::string& label) {
+  if (!has_text) {
+    print_text(fmt::format("{}\n", fmt::join(output.completion.token_ids, ",")));
+  } else {
+    print_text(fmt::format("[{}] {}\n", label, output.text));
   }
-  return outputs;
 }
 
-RunTimings run_timings(const GeneratorTimings& t) {
-  return {.prefill_s = t.prefill_s,
-          .decode_s = t.decode_s,
-          .prompt_tokens = t.prompt_tokens,
-          .decode_tokens = t.decode_tokens,
-          .passes = t.passes};
-}
-
-// A line per pass of --route-trace: {"pass", "layers": [[expert ids per row] …]}.
-class RouteTrace {
- public:
-  RouteTrace(Session& session, const std::string& path) : session_(session) {
-    if (path.empty()) return;
-    file_.open(path, std::ios::trunc);
-    if (!file_) {
-      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check --route-trace", path))
-          .at_path(path);
+void print_outputs(const Printer& printer, bool has_text) {
+  for (size_t i = 0; i < printer.outputs().size(); ++i) {
+    const std::vector<Output>& choices = printer.outputs()[i];
+    for (size_t c = 0; c < choices.size(); ++c) {
+      const std::string label =
+          choices.size() == 1 ? fmt::format("{}", i) : fmt::format("{}.{}", i, c);
+      print_output(choices[c], has_text, label);
     }
-    const uint32_t k = session.folder().config.experts_per_token;
-    session.set_route_observer([this, k](uint32_t, std::span<const uint32_t> experts) {
-      if (session_.executor().counters().passes != pass_) flush();
-      json::array rows;
-      for (size_t i = 0; i + k <= experts.size(); i += k) {
-        json::array row;
-        for (uint32_t r = 0; r < k; ++r) row.push_back(experts[i + r]);
-        rows.push_back(row);
-      }
-      layers_.push_back(rows);
-    });
   }
-  void flush() {
-    if (!layers_.empty()) {
-      file_ << to_text(json::object{{"pass", pass_}, {"layers", layers_}}) << "\n";
-    }
-    layers_.clear();
-    pass_ = session_.executor().counters().passes;
-  }
+}
 
- private:
-  Session& session_;
-  std::ofstream file_;
-  json::array layers_;
-  uint64_t pass_ = 0;
-};
+json::array outputs_json(const Printer& printer) {
+  json::array list;
+  for (const std::vector<Output>& choices : printer.outputs()) {
+    for (const Output& output : choices) list.push_back(output_json(output, list.size()));
+  }
+  return list;
+}
+
+void note_lengths(const std::vector<Request>& requests, const GenerateFlags& flags,
+                  const Common& common) {
+  for (size_t i = 0; i < requests.size() && flags.max_tokens; ++i) {
+    const uint32_t room = requests[i].sampling.max_tokens;
+    if (room == *flags.max_tokens) continue;
+    log(common, Level::kInfo,
+        fmt::format("prompt {}: the model's length leaves room for {} tokens, not {}", i, room,
+                    *flags.max_tokens));
+  }
+}
 
 void run_generate(const GenerateFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
@@ -210,117 +185,55 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   std::vector<Request> requests = requests_of(flags, folder, tokenizer.get());
   Generator::check(folder.config, requests);
   ProgressBar bar(common);
-  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
+  SessionOptions options = session_options(flags.run, common, &bar);
+  options.max_sequences = flags.max_sequences;
+  Session session(std::move(folder), tokenizer_bytes, std::move(options),
                   Generator::demand(requests));
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);
-  for (size_t i = 0; i < requests.size() && flags.max_tokens; ++i) {
-    const uint32_t room = requests[i].sampling.max_tokens;
-    if (room == *flags.max_tokens) continue;
-    log(common, Level::kInfo,
-        fmt::format("prompt {}: the model's length leaves room for {} tokens, not {}", i, room,
-                    *flags.max_tokens));
-  }
+  note_lengths(requests, flags, common);
   RouteTrace routes(session, flags.route_trace);
   Generator generator(session);
-  Printer printer(tokenizer.get(), !common.json && requests.size() == 1);
-  const std::vector<Completion> completions = generator.run(requests, &printer, &g_stop);
+  const bool single = requests.size() == 1 && requests[0].sampling.n == 1;
+  const bool streams = !common.json && single && tokenizer != nullptr;
+  Printer printer(tokenizer.get(), requests.size(), streams);
+  RequestList list(requests, &printer);
+  generator.run(list, list, &g_stop);
   routes.flush();
   session.finish_trace();
-  const RunTimings timings = run_timings(generator.timings());
   if (common.json) {
-    uint64_t generated = 0;
-    for (const Completion& c : completions) generated += c.token_ids.size();
-    print_json({{"model", session.folder().path},
-                {"outputs", outputs_json(tokenizer.get(), completions)},
-                {"usage", json::object{{"prompt_tokens", generator.timings().prompt_tokens},
-                                       {"completion_tokens", generated}}},
-                {"timings", timings_json(session, timings)},
-                {"memory", memory_json(session)},
-                {"plan", plan_json(session.plan(), session.planning_ms())},
-                {"swap", swap_json(session)},
-                {"stall", stall_json(session)}});
-  } else {
-    for (size_t i = 0; i < completions.size(); ++i) {
-      if (tokenizer == nullptr) {
-        print_text(fmt::format("{}\n", fmt::join(completions[i].token_ids, ",")));
-      } else if (completions.size() > 1) {
-        print_text(fmt::format("[{}] {}\n", i, text_of(tokenizer.get(), completions[i])));
-      }
-    }
+    print_json(run_json(session, generator, {{"outputs", outputs_json(printer)}}));
+  } else if (!streams) {
+    print_outputs(printer, tokenizer != nullptr);
   }
-  if (common.json || !shows(common, Level::kInfo)) return;
-  log(common, Level::kInfo, summary_line(session, timings));
-  if (common.log_format == "json") return log(common, Level::kInfo, to_text(swap_json(session)));
-  fmt::print(stderr, "{}", swap_table(session));
+  log_summary(session, generator, common);
 }
 
-// ---- logits
-
-struct LogitsFlags {
-  std::string model, ids, file, output;
-  RunFlags run;
-};
-
-// The header of a NumPy file, format 1.0: float32, C order.
-std::string npy_header(uint64_t rows, uint64_t columns) {
-  std::string text =
-      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
-  text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
-  text += '\n';
-  const auto low = static_cast<char>(text.size() & 0xff);
-  const auto high = static_cast<char>(text.size() >> 8);
-  return std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
+// Exactly one of the two ways to ask.
+void check_batch(const GenerateFlags& flags) {
+  const auto refuse = [](const char* flag, const char* why) {
+    throw Error(ErrorCode::kUsage, fmt::format("{}: {}", flag, why)).at_field(flag);
+  };
+  if (flags.input.empty()) refuse("-o", "no requests; give -i, or leave -o out for text on stdout");
+  if (flags.output.empty()) refuse("-i", "nowhere to write results; give -o");
+  if (!flags.prompts.empty() || !flags.ids.empty() || !flags.file.empty()) {
+    refuse("-i", "prompts are given as well; leave -p, -f and --ids out");
+  }
 }
 
-void run_logits(const LogitsFlags& flags, const Common& common) {
-  ModelFolder folder = open_model(flags.model);
-  const Bytes tokenizer_bytes = tokenizer_memory(folder.path);
-  std::vector<Request> requests(1);
-  if (!flags.ids.empty()) {
-    requests[0].prompt = parse_ids(flags.ids);
-  } else {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
-    if (tokenizer == nullptr) {
-      throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path))
-          .at_path(folder.path);
-    }
-    requests[0].prompt = tokenizer->encode(read_file(flags.file, 64 * kMiB));
-  }
-  requests[0].sampling.max_tokens = 0;
-  Generator::check(folder.config, requests);
-  const std::vector<int32_t>& ids = requests[0].prompt;
-  Demand demand = Generator::demand(requests);
-  demand.all_logits = true;
-  OutputFile file(flags.output, "-o");  // first: hours later is no time to learn of a wrong path
-  ProgressBar bar(common);
-  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
-                  demand);
-  bar.finish();
-  note_device(flags.run, common);
-  const std::string header = npy_header(ids.size(), session.folder().config.vocab_size);
-  file.write(header.data(), header.size());
-  score(session, ids, [&](uint32_t, std::span<const float> row) {
-    throw_if_stopped();
-    file.write(row.data(), row.size_bytes());
-  });
-  file.commit();
-  session.finish_trace();
-  if (common.json) {
-    print_json({{"model", session.folder().path},
-                {"output", flags.output},
-                {"tokens", ids.size()},
-                {"vocab_size", session.folder().config.vocab_size},
-                {"memory", memory_json(session)},
-                {"plan", plan_json(session.plan(), session.planning_ms())},
-                {"swap", swap_json(session)},
-                {"stall", stall_json(session)}});
-  } else if (!common.quiet) {
-    log(common, Level::kInfo,
-        fmt::format("{}: float32 [{}, {}]", flags.output, ids.size(),
-                    session.folder().config.vocab_size));
-  }
+void run(const GenerateFlags& flags, const Common& common) {
+  if (flags.input.empty() && flags.output.empty()) return run_generate(flags, common);
+  check_batch(flags);
+  run_batch({.model = flags.model,
+             .input = flags.input,
+             .output = flags.output,
+             .route_trace = flags.route_trace,
+             .max_sequences = flags.max_sequences,
+             .run = flags.run,
+             .defaults = [&](const ModelFolder& folder) { return sampling(flags, folder); },
+             .stop_ids = stop_ids},
+            common);
 }
 
 }  // namespace
@@ -342,41 +255,23 @@ Command add_generate(CLI::App& app, Common& common) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end token");
+  c->add_option("-i,--input", flags->input, "batch: a request a line, as JSON");
+  c->add_option("-o,--output", flags->output,
+                "batch: a result a line, as requests end; what is there is kept");
+  c->add_option("--max-num-seqs", flags->max_sequences, "requests that run at a time (0: planned)")
+      ->capture_default_str();
   c->add_option("--route-trace", flags->route_trace,
                 "write the experts of every pass, a JSON line each");
   add_run_flags(*c, flags->run);
   c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
   c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
       ->group("Run");
-  refuse_flags(*c, {"-i,--input", "-o,--output", "--max-num-seqs"}, "batch files are");
   refuse_flags(*c,
                {"--min-p", "--typical-p", "--repetition-penalty", "--presence-penalty",
                 "--frequency-penalty", "--logit-bias", "--stop", "--min-tokens", "--pin"},
                "this is");
   refuse_flags(*c, {"--logprobs", "--chat"}, "this is");
-  return {c, [flags, &common] { run_generate(*flags, common); }};
-}
-
-Command add_logits(CLI::App& app, Common& common) {
-  auto flags = std::make_shared<LogitsFlags>();
-  CLI::App* c = app.add_subcommand("logits", "float32 logits of every position, as a NumPy file");
-  c->add_option("MODEL", flags->model, "a Hugging Face folder")->required();
-  CLI::Option* ids = c->add_option("--ids", flags->ids, "token ids: 1,2,3");
-  CLI::Option* file = c->add_option("-f,--file", flags->file, "text file");
-  ids->excludes(file);
-  c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")
-      ->required();
-  add_run_flags(*c, flags->run);
-  c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
-      ->group("Run");
-  return {
-      c, [flags, &common] {
-        if (flags->ids.empty() && flags->file.empty()) {
-          throw Error(ErrorCode::kUsage, "prompt: none given; give --ids or -f").at_field("--ids");
-        }
-        run_logits(*flags, common);
-      }};
+  return {c, [flags, &common] { run(*flags, common); }};
 }
 
 }  // namespace headrace::engine::cli

@@ -69,8 +69,7 @@ class Usage(Case):
             self.refused(2, "bench", bench, "x", names=[bench, "not in this version"])
         self.refused(2, "bench", names=["bench", "kernels"])
         self.refused(2, "bench", "kernels", "--isa", "sse9", names=["sse9"])
-        generate = {"--logprobs": "3", "-i": "in.jsonl", "-o": "out.jsonl", "--max-num-seqs": "4",
-                    "--min-p": "0.1", "--repetition-penalty": "1.1", "--presence-penalty": "1",
+        generate = {"--logprobs": "3", "--min-p": "0.1", "--repetition-penalty": "1.1", "--presence-penalty": "1",
                     "--frequency-penalty": "1", "--logit-bias": "{}", "--stop": "x",
                     "--min-tokens": "1", "--pin": "group=4", "--typical-p": "0.5"}
         for flag, value in generate.items():

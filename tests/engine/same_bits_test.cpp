@@ -281,7 +281,8 @@ TEST(Exact, APassMovesEveryEncodedByteWhateverTheBatch) {
     o.memory = test::smallest_budget(c.model, o, requests) + 4 * kMiB;
     engine::Session session(engine::open_model(c.model), 0, o, engine::Generator::demand(requests));
     engine::Generator generator(session);
-    generator.start(requests, nullptr);
+    engine::RequestList list(requests);
+    generator.start(list, list);
     for (int i = 0; i < 3; ++i) generator.step();
     Bytes encoded = 0;
     for (const SegmentSpec& segment : session.workload().segments) {

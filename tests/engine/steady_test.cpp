@@ -46,7 +46,8 @@ Counts steady_passes(const std::string& model, const engine::SessionOptions& opt
   engine::Session session(engine::open_model(model), 0, options,
                           engine::Generator::demand(requests));
   engine::Generator generator(session);
-  generator.start(requests, nullptr);
+  engine::RequestList list(requests);
+  generator.start(list, list);
   for (int i = 0; i < 8; ++i) EXPECT_TRUE(generator.step());
   const auto bytes = [&] {
     Bytes sum = 0;

@@ -1,0 +1,101 @@
+// `headrace logits`.
+#include <fmt/format.h>
+
+#include "engine/cli/common.h"
+#include "engine/generator.h"
+#include "engine/report.h"
+
+namespace headrace::engine::cli {
+
+namespace {
+
+struct LogitsFlags {
+  std::string model, ids, file, output;
+  RunFlags run;
+};
+
+// The header of a NumPy file, format 1.0: float32, C order.
+std::string npy_header(uint64_t rows, uint64_t columns) {
+  std::string text =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
+  text.resize((10 + text.size() + 1 + 63) / 64 * 64 - 10 - 1, ' ');
+  text += '\n';
+  const auto low = static_cast<char>(text.size() & 0xff);
+  const auto high = static_cast<char>(text.size() >> 8);
+  return std::string("\x93NUMPY\x01\x00", 8) + low + high + text;
+}
+
+void run_logits(const LogitsFlags& flags, const Common& common) {
+  ModelFolder folder = open_model(flags.model);
+  const Bytes tokenizer_bytes = tokenizer_memory(folder.path);
+  std::vector<Request> requests(1);
+  if (!flags.ids.empty()) {
+    requests[0].prompt = parse_ids(flags.ids);
+  } else {
+    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
+    if (tokenizer == nullptr) {
+      throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path))
+          .at_path(folder.path);
+    }
+    requests[0].prompt = tokenizer->encode(read_file(flags.file, 64 * kMiB));
+  }
+  requests[0].sampling.max_tokens = 0;
+  Generator::check(folder.config, requests);
+  const std::vector<int32_t>& ids = requests[0].prompt;
+  Demand demand = Generator::demand(requests);
+  demand.all_logits = true;
+  OutputFile file(flags.output, "-o");  // first: hours later is no time to learn of a wrong path
+  ProgressBar bar(common);
+  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
+                  demand);
+  bar.finish();
+  note_device(flags.run, common);
+  const std::string header = npy_header(ids.size(), session.folder().config.vocab_size);
+  file.write(header.data(), header.size());
+  score(session, ids, [&](uint32_t, std::span<const float> row) {
+    throw_if_stopped();
+    file.write(row.data(), row.size_bytes());
+  });
+  file.commit();
+  session.finish_trace();
+  if (common.json) {
+    print_json({{"model", session.folder().path},
+                {"output", flags.output},
+                {"tokens", ids.size()},
+                {"vocab_size", session.folder().config.vocab_size},
+                {"memory", memory_json(session)},
+                {"plan", plan_json(session.plan(), session.planning_ms())},
+                {"swap", swap_json(session)},
+                {"stall", stall_json(session)}});
+  } else if (!common.quiet) {
+    log(common, Level::kInfo,
+        fmt::format("{}: float32 [{}, {}]", flags.output, ids.size(),
+                    session.folder().config.vocab_size));
+  }
+}
+
+}  // namespace
+
+Command add_logits(CLI::App& app, Common& common) {
+  auto flags = std::make_shared<LogitsFlags>();
+  CLI::App* c = app.add_subcommand("logits", "float32 logits of every position, as a NumPy file");
+  c->add_option("MODEL", flags->model, "a Hugging Face folder")->required();
+  CLI::Option* ids = c->add_option("--ids", flags->ids, "token ids: 1,2,3");
+  CLI::Option* file = c->add_option("-f,--file", flags->file, "text file");
+  ids->excludes(file);
+  c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")
+      ->required();
+  add_run_flags(*c, flags->run);
+  c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
+  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
+      ->group("Run");
+  return {
+      c, [flags, &common] {
+        if (flags->ids.empty() && flags->file.empty()) {
+          throw Error(ErrorCode::kUsage, "prompt: none given; give --ids or -f").at_field("--ids");
+        }
+        run_logits(*flags, common);
+      }};
+}
+
+}  // namespace headrace::engine::cli

@@ -1,0 +1,37 @@
+// A line of a batch's input: {"id", "prompt" | "ids" | "messages", …sampling}. What a line may hold
+// is hostile until read; what is wrong with it is that line's error and nobody else's.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/json.h"
+#include "engine/generator.h"
+#include "engine/tokenizer/tokenizer.h"
+
+namespace headrace::engine {
+
+class RequestReader {
+ public:
+  // The tokenizer may be null: then only ids are taken. It must outlive the reader.
+  RequestReader(const ModelFolder& folder, const Tokenizer* tokenizer, SamplingParams defaults,
+                std::vector<int32_t> stop_ids);
+
+  static json::object parse(std::string_view line);  // throws Error(kFormat)
+  // As JSON text: a text or a whole number. nullopt: none that can be used.
+  static std::optional<std::string> id_of(const json::object& line);
+  Request read(const json::object& line) const;  // throws Error(kUsage)
+
+ private:
+  std::vector<int32_t> prompt_of(const json::object& line) const;
+  std::vector<int32_t> chat_of(const json::value& messages) const;
+
+  models::ModelConfig config_;
+  const Tokenizer* tokenizer_;
+  SamplingParams defaults_;
+  std::vector<int32_t> stop_ids_;
+};
+
+}  // namespace headrace::engine
