@@ -77,10 +77,13 @@ std::string event_line(const TraceEvent& event, uint64_t origin_ns) {
   if (event.is_counter) {
     return fmt::format(R"({{"ph":"C",{},"args":{{"bytes":{}}}}})", head, event.bytes);
   }
-  const std::string args = event.is_transfer
-                               ? fmt::format(R"(,"args":{{"edge":"{}","kind":"{}","bytes":{}}})",
-                                             name_of(event.edge), name_of(event.kind), event.bytes)
-                               : "";
+  std::string args;
+  if (event.is_transfer) {
+    args = fmt::format(R"(,"args":{{"edge":"{}","kind":"{}","bytes":{})", name_of(event.edge),
+                       name_of(event.kind), event.bytes);
+    if (event.object != TraceEvent::kNoObject) args += fmt::format(",\"object\":{}", event.object);
+    args += "}";
+  }
   const uint64_t end_ns = std::max(event.begin_ns, event.end_ns);
   return fmt::format(R"({{"ph":"X",{},"tid":{},"dur":{}{}}})", head, event.lane + kFirstThread,
                      microseconds(end_ns - event.begin_ns), args);

@@ -15,12 +15,14 @@
 namespace headrace {
 
 struct TraceEvent {
+  static constexpr uint32_t kNoObject = 0xffffffff;
   const char* name = nullptr;  // static text, or interned by Trace::intern
   uint16_t lane = 0;           // index into the lane names
   bool is_transfer = false;    // then edge, kind and bytes hold
   bool is_counter = false;     // then `bytes` is the value and `lane` is unused
   Edge edge{};
   Kind kind{};
+  uint32_t object = kNoObject;  // of a transfer: what is moved, an index of the caller's
   Bytes bytes = 0;
   uint64_t begin_ns = 0;
   uint64_t end_ns = 0;

@@ -152,6 +152,78 @@ std::string summary_line(Session& session, const RunTimings& t) {
       format_bytes(session.plan().budget), session.plan().policy, session.plan().why);
 }
 
+namespace {
+
+// The layer that each object belongs to; -1: embedding and head.
+std::vector<int64_t> layers_of(const scheduler::Workload& workload) {
+  std::vector<int64_t> layers(workload.objects.size(), -1);
+  for (const SegmentSpec& segment : workload.segments) {
+    if (segment.layer == kNone) continue;
+    for (const auto* list : {&segment.weights, &segment.candidates}) {
+      for (ObjectId id : *list) layers[id] = segment.layer;
+    }
+  }
+  return layers;
+}
+
+struct LayerRow {
+  int64_t layer = -1;
+  Edge edge;
+  Kind kind = Kind::kWeights;
+  Bytes bytes = 0;
+};
+
+std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int64_t>& layers) {
+  const scheduler::Plan& plan = session.plan();
+  const scheduler::Workload& workload = session.workload();
+  std::vector<LayerRow> rows;
+  const auto add = [&](int64_t layer, Edge edge, Kind kind, Bytes bytes) {
+    if (bytes == 0) return;
+    for (LayerRow& row : rows) {
+      if (row.layer == layer && row.edge == edge && row.kind == kind) {
+        row.bytes += bytes;
+        return;
+      }
+    }
+    rows.push_back({layer, edge, kind, bytes});
+  };
+  const auto add_round = [&](const scheduler::Round& round, uint64_t times) {
+    for (const scheduler::Task& task : round.tasks) {
+      if (task.object >= layers.size() || !task.counted) continue;
+      add(layers[task.object], task.edge, workload.objects[task.object].kind, task.bytes * times);
+    }
+  };
+  add_round(plan.enter, 1);
+  add_round(plan.steady, session.executor().counters().passes);
+  for (uint32_t h = 0; h < plan.holes.size(); ++h) {
+    const scheduler::Hole& hole = plan.holes[h];
+    if (hole.pool == kNone) continue;
+    const uint32_t layer = workload.segments[hole.segment].layer;
+    add(layer == kNone ? -1 : int64_t{layer}, {Tier::kDisk, plan.pools[hole.pool].tier},
+        Kind::kWeights, session.decided_bytes(h));
+  }
+  return rows;
+}
+
+}  // namespace
+
+json::object trace_json(Session& session) {
+  const std::vector<int64_t> layers = layers_of(session.workload());
+  json::array by_layer;
+  for (const LayerRow& row : predicted_by_layer(session, layers)) {
+    by_layer.push_back(json::object{{"layer", row.layer},
+                                    {"edge", name_of(row.edge)},
+                                    {"kind", name_of(row.kind)},
+                                    {"predicted_bytes", row.bytes}});
+  }
+  return {{"model", session.folder().path},
+          {"passes", session.executor().counters().passes},
+          {"plan", plan_json(session.plan(), session.planning_ms())},
+          {"swap", swap_json(session)},
+          {"layers", by_layer},
+          {"object_layers", json::array(layers.begin(), layers.end())}};
+}
+
 json::array planned_swap_json(const scheduler::Plan& plan) {
   json::array out;
   const auto rows = [&](const scheduler::Round& round, const char* phase) {

@@ -21,6 +21,10 @@ json::object stall_json(Session& session);
 std::string swap_table(Session& session);  // lines for people
 std::string summary_line(Session& session, const RunTimings& timings);
 
+// What a trace says of its run besides events: model, plan, swap rows, bytes predicted by layer and
+// the layer of every object (docs/format/trace.md).
+json::object trace_json(Session& session);
+
 // `plan --json`: rows of the first pass (enter) and of one steady pass.
 json::array planned_swap_json(const scheduler::Plan& plan);
 json::array alternatives_json(const scheduler::Plan& plan);

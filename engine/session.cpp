@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "engine/calibrate.h"
 #include "engine/limits.h"
+#include "engine/report.h"
 #include "kernels/stack.h"
 #include "scheduler/fill.h"
 #include "scheduler/search.h"
@@ -383,6 +384,8 @@ void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
   scheduler::fill(plan, planned_->workload, hole, choices, replay_[hole.pool], replayed_);
   decided_[hole.pool].bytes += replayed_.bytes;
   decided_[hole.pool].operations += replayed_.operations;
+  decided_by_hole_.resize(plan.holes.size());
+  decided_by_hole_[hole_index] += replayed_.bytes;
   if (ranges_.empty()) ranges_.resize(plan.holes.size());
   RowRange& range = ranges_[hole_index];
   if (range.rows != pass_rows_) {
@@ -424,7 +427,7 @@ std::vector<swap::LedgerRow> Session::counted() {
 void Session::finish_trace() {
   if (!trace_) return;
   executor_->drain();
-  trace_->write(options_.trace_file, "");
+  trace_->write(options_.trace_file, "\"run\":" + to_text(trace_json(*this)));
 }
 
 }  // namespace headrace::engine

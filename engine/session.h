@@ -111,6 +111,9 @@ class Session {
   // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was
   // decided.
   std::vector<scheduler::ByteRow> predicted() const;
+  Bytes decided_bytes(uint32_t hole) const {
+    return hole < decided_by_hole_.size() ? decided_by_hole_[hole] : 0;
+  }
   scheduler::HoleBytes decided_range() const { return hole_range_; }  // least and most of the holes
   Bytes decided_bytes() const;             // of those, what the replay moved
   std::vector<swap::LedgerRow> counted();  // drains first
@@ -143,6 +146,7 @@ class Session {
   std::vector<scheduler::PoolState> replay_;
   scheduler::Filled replayed_;
   std::vector<scheduler::ByteRow> decided_;  // per pool
+  std::vector<Bytes> decided_by_hole_;
   struct RowRange {
     uint32_t rows = 0;
     scheduler::HoleBytes bytes;

@@ -394,6 +394,7 @@ class ThreadedPager final : public Pager {
                             .is_transfer = transfer.counted,  // staging: once, by its copy
                             .edge = transfer.edge,
                             .kind = transfer.kind,
+                            .object = transfer.object,
                             .bytes = bytes,
                             .begin_ns = std::max(begin_ns, free_ns),
                             .end_ns = end_ns});

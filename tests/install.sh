@@ -8,7 +8,7 @@ packages=(
   libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
   libgtest-dev libgmock-dev
   clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev
-  git python3 e2fsprogs
+  git python3 e2fsprogs chromium
 )
 
 missing=()

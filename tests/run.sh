@@ -55,6 +55,7 @@ if build release all; then
   tests release . "$jobs"
   step install bash tests/install_test.sh build/release
   step cli python3 tests/engine/cli_test.py build/release/headrace
+  step html python3 tests/engine/html_test.py build/release/headrace
   step bounded python3 tests/engine/bounded_test.py build/release/headrace
 fi
 

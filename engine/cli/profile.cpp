@@ -41,10 +41,39 @@ int run_self(const std::vector<std::string>& args) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-void report(const std::string& path, const Common& common) {
-  const TraceReport trace = read_trace(path);
-  if (common.json) return print_json(to_json(trace));
-  print_text(to_text(trace));
+// "report TRACE [-o REPORT.html]", in any order; `output` is an -o that came before.
+void report(std::vector<std::string> words, std::string output, const Common& common) {
+  std::string trace;
+  for (size_t i = 1; i < words.size(); ++i) {
+    if (words[i] == "-o" || words[i] == "--output") {
+      if (i + 1 == words.size())
+        throw Error(ErrorCode::kUsage, "-o: no file; give REPORT.html").at_field("-o");
+      output = words[++i];
+    } else if (words[i].starts_with("-")) {
+      throw Error(ErrorCode::kUsage,
+                  fmt::format("profile report: {}: there is no such flag; it takes -o and --json",
+                              one_line(words[i])))
+          .at_field(one_line(words[i]));
+    } else if (trace.empty()) {
+      trace = words[i];
+    } else {
+      trace.clear();
+      break;
+    }
+  }
+  if (trace.empty()) {
+    throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
+  }
+  const TraceReport read = read_trace(trace);
+  if (!output.empty()) {
+    OutputFile file(output, "-o");
+    const std::string page = to_html(read);
+    file.write(page.data(), page.size());
+    file.commit();
+  }
+  if (common.json) return print_json(to_json(read));
+  if (output.empty()) return print_text(to_text(read));
+  log(common, Level::kInfo, fmt::format("{}: written; open it in a browser", output));
 }
 
 // The program's own flags in front of `--` hold for the command too, unless it has its own.
@@ -75,17 +104,7 @@ void run_profile(const Flags& flags, Common& common) {
   if (command.front() == "report") {
     // What follows the command is the command's own, and this command is ours.
     if (std::erase(command, "--json") != 0) common.json = true;
-    if (command.size() > 2 && command[2].starts_with("-o")) {
-      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out")
-          .at_field("-o");
-    }
-    if (command.size() != 2)
-      throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
-    if (!flags.output.empty()) {
-      throw Error(ErrorCode::kUsage, "-o: HTML reports are not in this version; leave it out")
-          .at_field("-o");
-    }
-    return report(command[1], common);
+    return report(command, flags.output, common);
   }
   if (command.front() != "generate" && command.front() != "logits") {
     throw Error(ErrorCode::kUsage,

@@ -81,7 +81,7 @@ class Usage(Case):
             self.refused(2, "tokenize", MODEL, flag, "x", names=[flag, "not in this version"])
         for flag in ("--train", "--micro-batches=2", "--optimizer=adamw", "--pin=group=4"):
             self.refused(2, "plan", MODEL, flag, names=["not in this version"])
-        self.refused(2, "profile", "-o", "r.html", "report", "x", names=["not in this version"])
+        self.refused(1, "profile", "-o", "r.html", "report", "no-such-trace", names=["no-such-trace"])
 
     def test_help_shows_defaults_and_variables(self):
         text = self.ok("--help").text
