@@ -13,6 +13,7 @@
 #include <optional>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "swap/cpu_time.h"
@@ -385,8 +386,8 @@ class ThreadedPager final : public Pager {
     const Bytes bytes = moved_bytes(slot);
     if (transfer.counted) ledger_.count(transfer.edge, transfer.kind, bytes);
     if (options_.trace == nullptr) return;
-    // Reads under way together end one after another: the lane shows when each had the disk to
-    // itself, so that its events never cross. A lane is recorded by the thread that owns it.
+    // Reads under way together end one after another: each is shown from the end of the one before,
+    // so that events never cross. A lane is recorded by the thread that owns it.
     uint64_t& free_ns = lane_free_ns_[lane];
     const uint64_t end_ns = steady_clock().now_ns();
     options_.trace->record({.name = name,
@@ -396,9 +397,8 @@ class ThreadedPager final : public Pager {
                             .kind = transfer.kind,
                             .object = transfer.object,
                             .bytes = bytes,
-                            .begin_ns = std::max(begin_ns, free_ns),
+                            .begin_ns = std::max(begin_ns, std::exchange(free_ns, end_ns)),
                             .end_ns = end_ns});
-    free_ns = end_ns;
   }
 
   void finish(Slot& slot) {
