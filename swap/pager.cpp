@@ -45,8 +45,7 @@ struct Slot {
 uint32_t operations_for(const PagerOptions& options) {
   const Bytes requests = options.bytes_in_flight / std::max(options.request_bytes, kBlock);
   // Small chunks make small requests: more of them fit into the same bytes.
-  return static_cast<uint32_t>(
-      std::clamp<Bytes>(requests * 4, Bytes{kOperationsMin}, Bytes{kOperationsMax}));
+  return static_cast<uint32_t>(std::clamp<Bytes>(requests * 4, kOperationsMin, kOperationsMax));
 }
 
 class ThreadedPager final : public Pager {
