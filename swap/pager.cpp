@@ -20,6 +20,7 @@
 #include "swap/fault.h"
 #include "swap/inbox.h"
 #include "swap/lanes.h"
+#include "swap/prompt.h"
 #include "swap/reader.h"
 #include "swap/scratch_mover.h"
 #include "swap/unpacker.h"
@@ -71,7 +72,7 @@ class ThreadedPager final : public Pager {
     free_.reserve(options.tickets_max);
     for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
     try {
-      owner_ = std::thread([this] { own_disk(); });
+      owner_ = std::thread([this] { run_promptly(), own_disk(); });
     } catch (const std::system_error& error) {
       throw_no_thread(error);
     }
@@ -346,7 +347,7 @@ class ThreadedPager final : public Pager {
     if (mover_) mover_->feed(reader);
   }
 
-  void finish_read(const ChunkResult& result) {
+  void finish_read(ChunkResult& result) {
     const Transfer& transfer = tickets_[result.id].transfer;
     const bool unpacks = unpacker_ && !is_scratch(transfer);
     if (unpacks) unpacker_->finish(result, transfer.object, transfer.chunk, transfer.target);
