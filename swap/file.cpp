@@ -53,7 +53,7 @@ AlignedBuffer::AlignedBuffer(Bytes bytes) : size_(round_up(std::max<Bytes>(bytes
 
 File::File(std::string path, int flags, int mode) : path_(std::move(path)) {
   // O_NONBLOCK: opening a pipe that somebody put here must not hang.
-  const int common = flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK;
+  const int common = flags | O_CLOEXEC | O_NONBLOCK;
   descriptor_ = ::open(path_.c_str(), common | O_DIRECT, mode);
   direct_ = descriptor_ >= 0;
   if (descriptor_ < 0 && errno == EINVAL) {
@@ -65,13 +65,13 @@ File::File(std::string path, int flags, int mode) : path_(std::move(path)) {
   fcntl(descriptor_, F_SETFL, fcntl(descriptor_, F_GETFL) & ~O_NONBLOCK);
 }
 
-File File::create(const std::string& path) { return File(path, O_RDWR | O_CREAT | O_EXCL, 0666); }
+File File::create(const std::string& path) {
+  return File(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, 0666);
+}
 
 File File::open(const std::string& path) {
-  File file(path, O_RDONLY, 0);
-  struct stat status {};
-  if (fstat(file.descriptor_, &status) != 0) throw_io(path, "look at", errno);
-  if (!S_ISREG(status.st_mode)) {
+  File file(path, O_RDONLY | O_NOFOLLOW, 0);
+  if (!file.is_regular()) {
     throw Error(
         ErrorCode::kFormat,
         fmt::format("{} is not a regular file: this is not a store's file; remove it", path))
@@ -98,6 +98,29 @@ File File::nameless(const std::string& folder) {
   file = create(name);
   remove_file(name);
   return file;
+}
+
+File File::open_linked(const std::string& path) {
+  File file(path, O_RDONLY, 0);
+  if (!file.is_regular()) {
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{} is not a regular file: it cannot be read; name another", path))
+        .at_path(path);
+  }
+  return file;
+}
+
+bool File::is_regular() const {
+  struct stat status {};
+  if (fstat(descriptor_, &status) != 0) throw_io(path_, "look at", errno);
+  return S_ISREG(status.st_mode);
+}
+
+void File::probe_direct() {
+  if (!direct_) return;
+  const AlignedBuffer room(kBlock);
+  const auto end = static_cast<off_t>(round_up(size(), kBlock));
+  if (::pread(descriptor_, room.data(), kBlock, end) < 0 && errno == EINVAL) leave_direct();
 }
 
 File::~File() {

@@ -44,6 +44,8 @@ class File {
   static File open(const std::string& path);
   // A new file in `folder` that has no name and goes with its last descriptor; read and write.
   static File nameless(const std::string& folder);
+  // The same of a file outside any store, such as a model's: links are followed.
+  static File open_linked(const std::string& path);
   ~File();
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -55,6 +57,7 @@ class File {
 
   // Fills `out`; continues short reads, retries EINTR. kFormat when the file ends before.
   void read(std::span<std::byte> out, Bytes offset);
+  void probe_direct();  // leaves direct I/O where the first read would refuse it; moves nothing
   void write(std::span<const std::byte> data, Bytes offset);
   void reserve(Bytes bytes);     // makes the file so long, with room on the disk for all of it
   int try_reserve(Bytes bytes);  // the same; an errno instead of an error
@@ -63,6 +66,7 @@ class File {
 
  private:
   File(std::string path, int flags, int mode);
+  bool is_regular() const;
   bool leave_direct();  // after EINVAL: true when a buffered retry makes sense
 
   std::string path_;

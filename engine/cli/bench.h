@@ -6,5 +6,6 @@
 namespace headrace::engine::cli {
 
 Command add_bench_kernels(CLI::App& bench, Common&);
+Command add_bench_io(CLI::App& bench, Common&);
 
 }  // namespace headrace::engine::cli
