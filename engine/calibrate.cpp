@@ -4,6 +4,8 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -13,10 +15,13 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <optional>
 
 #include "core/arena.h"
 #include "core/clock.h"
 #include "core/error.h"
+#include "swap/file.h"
 #include "swap/io.h"
 
 namespace headrace::engine {
@@ -90,6 +95,7 @@ Products measure_products(const kernels::Kernels& k, ThreadPool& pool, DType typ
 
 struct Disk {
   double read_bytes_per_s = 1e9, write_bytes_per_s = 1e9, latency_s = 1e-4;
+  Bytes in_flight = 0;  // 0: not measured
   bool measured = false;
   std::string how;
 };
@@ -101,7 +107,59 @@ bool may_write_scratch() {
          limit.rlim_cur >= kScratchBytes;
 }
 
-Disk measure_disk(const std::string& folder) {
+// A pass over the first `until` bytes, `depth` requests in flight; false when one came back wrong.
+bool read_pass(swap::IoBackend& io, const Arena& arena, uint32_t depth, Bytes bytes, Bytes until) {
+  std::vector<swap::IoCompletion> done;
+  bool whole = true;
+  for (Bytes next = 0, completed = 0; completed < until;) {
+    while (next < until && io.in_flight() < depth) {
+      // More are in flight than there is room for: nobody looks at what arrives.
+      const swap::IoOp op{.file = 0,
+                          .offset = next,
+                          .data = arena.data() + next / bytes % kReadDepth * kReadBytes,
+                          .bytes = static_cast<uint32_t>(bytes),
+                          .user = next};
+      if (io.submit({&op, 1}) == 0) break;
+      next += bytes;
+    }
+    done.clear();
+    io.poll(1, 1'000'000'000, done);
+    completed += done.size() * bytes;
+    for (const auto& c : done) whole &= c.result == static_cast<int32_t>(bytes);
+  }
+  return whole;
+}
+
+// Rates of an open file of at least `bytes`. Bytes in flight: the fewest that reach nine tenths of
+// the most that the disk gives, because a demanded read waits for all that is in flight before it.
+void measure_reads(int fd, bool direct, Bytes bytes, const Arena& arena, Disk& disk) {
+  constexpr uint32_t kDepths[] = {4, 8, 16};
+  const std::span<std::byte> room = arena.span(0, arena.size());
+  const auto io = swap::open_io("auto", {.descriptors = {fd}, .direct = direct},
+                                {.operations_max = 16, .buffers = {&room, 1}});
+  bool whole = true;
+  const auto rate = [&](uint32_t depth) {
+    return static_cast<double>(bytes) /
+           best_of(3, [&] { whole &= read_pass(*io, arena, depth, kReadBytes, bytes); });
+  };
+  double rates[std::size(kDepths)], most = 0;
+  for (size_t i = 0; i < std::size(kDepths); ++i) {
+    rates[i] = rate(kDepths[i]);
+    most = std::max(most, rates[i]);
+  }
+  size_t chosen = 0;
+  while (rates[chosen] < 0.9 * most) ++chosen;
+  disk.read_bytes_per_s = rates[chosen];
+  disk.in_flight = kDepths[chosen] * kReadBytes;
+  const Bytes blocks = std::min<Bytes>(64, bytes / kBlock);
+  disk.latency_s = best_of(3, [&] { whole &= read_pass(*io, arena, 1, kBlock, blocks * kBlock); }) /
+                   static_cast<double>(blocks);
+  disk.measured = whole;
+  disk.how = fmt::format("1 MiB {}reads, depth {}, through {}", direct ? "direct " : "",
+                         kDepths[chosen], io->caps().name);
+}
+
+Disk measure_scratch(const std::string& folder) {
   Disk disk;
   std::error_code ignored;
   fs::create_directories(folder, ignored);
@@ -125,45 +183,53 @@ Disk measure_disk(const std::string& folder) {
          static_cast<ssize_t>(arena.size());
   }
   ok = ok && ::fdatasync(fd) == 0;
-  if (!ok) {
-    ::close(fd);
-    disk.how = "assumed 1 GB/s: no 64 MiB of scratch space in " + folder;
+  if (ok) {
+    disk.write_bytes_per_s = kScratchBytes / (steady_clock().seconds() - begin);
+    measure_reads(fd, direct, kScratchBytes, arena, disk);
+  }
+  ::close(fd);
+  if (!ok) disk.how = "assumed 1 GB/s: no 64 MiB of scratch space in " + folder;
+  if (ok && !disk.measured) {
+    disk = {.how = "assumed 1 GB/s: the scratch file could not be read in " + folder};
+  }
+  return disk;
+}
+
+// Writes nothing: reads what is there, and takes writes to be as fast.
+Disk measure_file(const std::string& path) {
+  Disk disk;
+  swap::File file = swap::File::open_linked(path);
+  file.probe_direct();
+  const Bytes bytes = std::min(kScratchBytes, round_down(file.size(), kReadBytes));
+  if (bytes == 0) {
+    disk.how = "assumed 1 GB/s: less than 1 MiB to read in " + path;
     return disk;
   }
-  disk.write_bytes_per_s = kScratchBytes / (steady_clock().seconds() - begin);
-  const std::span<std::byte> room = arena.span(0, arena.size());
-  auto io = swap::open_io("auto", {.descriptors = {fd}, .direct = direct},
-                          {.operations_max = kReadDepth, .buffers = {&room, 1}});
-  std::vector<swap::IoCompletion> done;
-  bool whole = true;
-  const auto pass = [&](uint32_t depth, Bytes bytes, Bytes until) {
-    Bytes next = 0;
-    for (Bytes completed = 0; completed < until;) {
-      while (next < until && io->in_flight() < depth) {
-        const swap::IoOp op{.file = 0,
-                            .offset = next,
-                            .data = arena.data() + next / bytes % kReadDepth * kReadBytes,
-                            .bytes = static_cast<uint32_t>(bytes),
-                            .user = next};
-        if (io->submit({&op, 1}) == 0) break;
-        next += bytes;
-      }
-      done.clear();
-      io->poll(1, 1'000'000'000, done);
-      completed += done.size() * bytes;
-      for (const auto& c : done) whole &= c.result == static_cast<int32_t>(bytes);
-    }
-  };
-  disk.read_bytes_per_s =
-      kScratchBytes / best_of(4, [&] { pass(kReadDepth, kReadBytes, kScratchBytes); });
-  disk.latency_s = best_of(3, [&] { pass(1, kBlock, 64 * kBlock); }) / 64;
-  disk.measured = whole;
-  disk.how = fmt::format("1 MiB {}reads, depth {}, through {}", direct ? "direct " : "", kReadDepth,
-                         io->caps().name);
-  io.reset();
-  ::close(fd);
-  if (!whole) disk = {.how = "assumed 1 GB/s: the scratch file could not be read in " + folder};
+  const Arena arena(kReadDepth * kReadBytes);
+  arena.touch();
+  measure_reads(file.descriptor(), file.direct(), bytes, arena, disk);
+  if (!disk.measured) disk = {.how = "assumed 1 GB/s: it could not be read: " + path};
+  disk.write_bytes_per_s = disk.read_bytes_per_s;
   return disk;
+}
+
+Disk measure_disk(const CalibrateOptions& options) {
+  return options.read_file.empty() ? measure_scratch(options.scratch_folder)
+                                   : measure_file(options.read_file);
+}
+
+// Which disk the figures are of: the device that holds the file, or the folder or what there is of
+// its path.
+std::string disk_id(const CalibrateOptions& options) {
+  fs::path place = options.read_file.empty() ? options.scratch_folder : options.read_file;
+  std::error_code ignored;
+  while (!place.empty() && place.has_relative_path() && !fs::exists(place, ignored)) {
+    place = place.parent_path();
+  }
+  struct stat s {};
+  if (::stat(place.empty() ? "." : place.c_str(), &s) != 0) return "unknown";
+  return fmt::format("{}:{}{}", major(s.st_dev), minor(s.st_dev),
+                     options.read_file.empty() ? "" : " read");
 }
 
 std::string host_id(unsigned threads, const char* isa) {
@@ -186,26 +252,42 @@ void remember(const scheduler::Machine& machine, const std::string& path) {
 
 }  // namespace
 
-scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Kernels& k,
-                             ThreadPool& pool) {
-  const std::string id = host_id(pool.threads(), k.isa);
-  if (!options.again && fs::exists(options.cache_file)) {
-    try {
-      scheduler::Machine cached = read_machine(options.cache_file);
-      if (cached.name == id) return cached;
-    } catch (const Error&) {
-      // An unreadable cache is measured anew.
-    }
-  }
+namespace {
+
+scheduler::Machine measure_processor(const std::string& name, const kernels::Kernels& k,
+                                     ThreadPool& pool) {
   scheduler::Machine m;
-  m.name = id;
+  m.name = name;
   m.threads = pool.threads();
   const Products f32 = measure_products(k, pool, DType::kF32);
   const Products bf16 = measure_products(k, pool, DType::kBF16);
   m.matmul_flops_f32 = f32.flops;
   m.matmul_flops_bf16 = bf16.flops;
   m.memory_read_bytes_per_s = std::max(f32.read_bytes_per_s, bf16.read_bytes_per_s);
-  const Disk disk = measure_disk(options.scratch_folder);
+  return m;
+}
+
+}  // namespace
+
+scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Kernels& k,
+                             ThreadPool& pool) {
+  const std::string host = host_id(pool.threads(), k.isa), disk_name = " disk ";
+  const std::string id = host + disk_name + disk_id(options);
+  std::optional<scheduler::Machine> cached;
+  if (!options.again && fs::exists(options.cache_file)) {
+    try {
+      cached = read_machine(options.cache_file);
+      if (cached->name == id) return *cached;
+    } catch (const Error&) {
+      // An unreadable cache is measured anew.
+    }
+  }
+  // Of another disk the cache still knows the processor.
+  const bool same_host = cached && cached->name.starts_with(host + disk_name);
+  scheduler::Machine m = same_host ? *cached : measure_processor(id, k, pool);
+  m.name = id;
+  const Disk disk = measure_disk(options);
+  m.disk_in_flight = disk.in_flight;
   m.rates = {{{Tier::kDisk, Tier::kHost}, disk.read_bytes_per_s, disk.latency_s},
              {{Tier::kHost, Tier::kDisk}, disk.write_bytes_per_s, disk.latency_s},
              {{Tier::kHost, Tier::kDevice}, m.memory_read_bytes_per_s / 2, 1e-6},

@@ -18,12 +18,13 @@ scheduler::Machine read_machine(const std::string& path);
 json::object machine_to_json(const scheduler::Machine& machine, Bytes host_bytes, Bytes disk_bytes);
 
 struct CalibrateOptions {
-  std::string cache_file;      // read if it is of this machine and these threads, else written
+  std::string cache_file;      // read as far as it is of this machine, these threads and this disk
   std::string scratch_folder;  // where a 64 MiB file is made and removed to time the disk
+  std::string read_file;       // given: it is read instead, and nothing but the cache is written
   bool again = false;          // measure even when the cache would do
 };
 
-// Under 10 s. The disk figures are of 1 MiB direct reads, 8 MiB in flight.
+// Under 10 s. The disk figures are of 1 MiB direct reads.
 scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Kernels& k,
                              ThreadPool& pool);
 

@@ -9,6 +9,8 @@ namespace headrace::engine {
 
 namespace {
 
+constexpr double kInFlightMost = 256 * kMiB;
+
 [[noreturn]] void bad(const std::string& what, const std::string& field, const char* wanted) {
   throw Error(ErrorCode::kFormat,
               fmt::format("{}: {}: must be {}; see `headrace doctor --json` for an example", what,
@@ -73,6 +75,12 @@ scheduler::Machine machine_from_json(const json::value& value, const std::string
   }
   if (m.rate({Tier::kDisk, Tier::kHost}) == nullptr)
     bad(what, "edges", "with one from disk to host");
+  if (const json::value* disk = o.if_contains("disk")) {
+    if (!disk->is_object()) bad(what, "disk", "an object");
+    const double bytes = positive(disk->as_object(), "in_flight_bytes", what, "disk.", 0);
+    if (bytes > kInFlightMost) bad(what, "disk.in_flight_bytes", "at most 256 MiB");
+    m.disk_in_flight = round_down(static_cast<Bytes>(bytes), kBlock);
+  }
   if (const json::value* measured = o.if_contains("measured"); measured && measured->is_object()) {
     const auto text = [&](const char* key) -> std::string {
       const json::value* v = measured->as_object().if_contains(key);
@@ -109,6 +117,7 @@ json::object machine_to_json(const scheduler::Machine& m, Bytes host_bytes, Byte
           {"tiers", json::array{json::object{{"name", "host"}, {"capacity_bytes", host_bytes}},
                                 json::object{{"name", "disk"}, {"capacity_bytes", disk_bytes}}}},
           {"edges", edges},
+          {"disk", json::object{{"in_flight_bytes", m.disk_in_flight}}},
           {"measured", json::object{{"date", m.measured_date}, {"how", m.measured_how}}}};
 }
 

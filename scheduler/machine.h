@@ -25,6 +25,7 @@ struct Machine {
   double adamw_bytes_per_s = 0;
   std::vector<Rate> rates;  // disk->host, host->disk, host->device, device->host
   bool half_duplex_disk = true;
+  Bytes disk_in_flight = 0;  // under way at once, to read at the disk's rate; 0: not known
   std::string measured_date, measured_how;  // empty: described, not measured
   uint64_t hash() const;                    // of every figure; goes into the plan's text
 
