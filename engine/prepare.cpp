@@ -11,6 +11,7 @@
 #include "core/arena.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "engine/convert.h"
 
 namespace headrace::engine {
 
@@ -87,27 +88,6 @@ class SourceReader {
   std::vector<int> descriptors_;
   Bytes bytes_read_ = 0;
 };
-
-// Rows [piece.row_begin, piece.row_end) of the part, in the form that the store keeps.
-void convert(const kernels::Kernels& k, const Part& part, const Piece& piece, DType source,
-             const std::byte* rows, std::byte* out) {
-  const uint64_t count = piece.row_end - piece.row_begin;
-  switch (part.form) {
-    case Form::kPanels:
-      k.pack_panels({.rows = rows,
-                     .type = part.dtype,
-                     .k = part.k,
-                     .count = static_cast<uint32_t>(count),
-                     .panels = out});
-      return;
-    case Form::kRows:
-      std::memcpy(out, rows, count * part.k * size_of(part.dtype));
-      return;
-    case Form::kVector:
-      k.widen({.in = rows, .type = source, .count = part.k, .out = reinterpret_cast<float*>(out)});
-      return;
-  }
-}
 
 Bytes piece_source_bytes(const Part& part, const Piece& piece) {
   const uint64_t rows = part.form == Form::kVector ? 1 : piece.row_end - piece.row_begin;
@@ -196,17 +176,13 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
       for (const Piece& piece : chunk.pieces) {
         const Part& part = object.parts[piece.part];
         const TensorInfo& tensor = *files.find(part.tensor);
-        const Bytes element = size_of(tensor.dtype);
-        const Bytes row = part.k * element;
-        const Bytes bytes =
-            part.form == Form::kVector ? row : (piece.row_end - piece.row_begin) * row;
-        const std::byte* rows =
-            reader.read(tensor.file, tensor.offset + piece.row_begin * row, bytes);
-        if (reinterpret_cast<uintptr_t>(rows) % element != 0) {
-          std::memcpy(source.data() + sizes.source, rows, bytes);
+        const SourceRows from = source_rows(part, piece, tensor);
+        const std::byte* rows = reader.read(tensor.file, from.offset, from.bytes);
+        if (reinterpret_cast<uintptr_t>(rows) % size_of(tensor.dtype) != 0) {
+          std::memcpy(source.data() + sizes.source, rows, from.bytes);
           rows = source.data() + sizes.source;
         }
-        convert(k, part, piece, tensor.dtype, rows, room.data() + piece.offset);
+        convert_piece(k, part, piece, tensor.dtype, rows, room.data() + piece.offset);
       }
       writer->write(id, c, room.span(0, chunk.bytes));
       report.bytes_written += chunk.bytes;

@@ -3,19 +3,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <thread>
+#include <utility>
 
 #include "core/checked.h"
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/json.h"
 #include "engine/calibrate.h"
+#include "engine/in_place.h"
 #include "engine/limits.h"
 #include "engine/report.h"
 #include "kernels/stack.h"
 #include "scheduler/fill.h"
 #include "scheduler/search.h"
 #include "scheduler/verify.h"
+#include "swap/busy.h"
 
 namespace headrace::engine {
 
@@ -38,15 +43,23 @@ std::string store_path(const SessionOptions& options, const ModelFolder& folder)
   return root + "/" + store_key(folder);
 }
 
+Bytes in_flight_of(const scheduler::Machine& machine) {
+  return machine.disk_in_flight != 0 ? machine.disk_in_flight
+                                     : swap::PagerOptions{}.bytes_in_flight;
+}
+
 scheduler::Machine machine_for(const SessionOptions& options, const kernels::Kernels& k,
-                               ThreadPool& pool) {
+                               ThreadPool& pool, const SafetensorsFolder* in_place) {
   const std::string root = cache_root(options);
+  CalibrateOptions how{.cache_file = root + "/machine.json",
+                       .scratch_folder = options.store.empty() ? root + "/stores" : options.store};
+  if (in_place != nullptr) {  // the largest: it has enough to read
+    how.read_file = std::max_element(in_place->files.begin(), in_place->files.end(),
+                                     [](const auto& a, const auto& b) { return a.size < b.size; })
+                        ->path;
+  }
   scheduler::Machine machine =
-      options.machine_file.empty()
-          ? calibrate({.cache_file = root + "/machine.json",
-                       .scratch_folder = options.store.empty() ? root + "/stores" : options.store},
-                      k, pool)
-          : read_machine(options.machine_file);
+      options.machine_file.empty() ? calibrate(how, k, pool) : read_machine(options.machine_file);
   if (options.disk_rate != 0) {
     for (scheduler::Rate& rate : machine.rates) {
       const bool disk = rate.edge.from == Tier::kDisk || rate.edge.to == Tier::kDisk;
@@ -118,11 +131,11 @@ Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
                                    const Demand& demand, const kernels::Kernels& k,
-                                   ThreadPool& pool) {
+                                   ThreadPool& pool, const SafetensorsFolder* in_place) {
   auto planned = std::make_unique<Planned>();
   planned->layout = models::layout_of(config);
   planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
-  planned->machine = machine_for(options, k, pool);
+  planned->machine = machine_for(options, k, pool, in_place);
   planned->budgets = {
       .memory = options.memory ? *options.memory : round_down(available_memory() / 5 * 4, kBlock),
       .device_memory = options.device_memory,
@@ -135,6 +148,9 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
     planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
                                       tokenizer_bytes, demand, concurrent, k.isa);
     planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;
+    if (in_place != nullptr) {
+      plan_in_place(planned->workload, planned->layout, *in_place, in_flight_of(planned->machine));
+    }
     if (!options.trace_file.empty()) {  // the events, and as much again while they are written
       planned->workload.needs.base += round_up(2 * kTraceEvents * sizeof(TraceEvent), kBlock);
     }
@@ -218,29 +234,71 @@ void adopt_plan(Planned& planned, const SessionOptions& options) {
 }
 
 // ---- session
+
+namespace {
+
+constexpr double kWriterPatienceS = 600;  // without a byte written
+constexpr int kTriesMax = 8;              // others may begin, end or look at any moment
+constexpr auto kBetweenTries = std::chrono::milliseconds(100);
+
+// What `use` of the store in `path` returns, once no other process makes that store.
+template <typename Use>
+bool while_free(const SessionOptions& options, const std::string& path, const Use& use) {
+  for (int tries = 1;; ++tries) {
+    if (swap::writer_at_work(path)) {
+      if (options.note) {
+        options.note(fmt::format("waiting for another process, which makes the store {}", path));
+      }
+      swap::wait_for_writer(path, kWriterPatienceS, [&] {
+        if (options.progress) options.progress("prepare", 0, 0);  // may end the run
+      });
+    }
+    try {
+      return use();
+    } catch (const Error& error) {
+      const bool busy = error.code() == ErrorCode::kFailed && error.path() == path;
+      if (!busy || tries == kTriesMax) throw;
+    }
+    std::this_thread::sleep_for(kBetweenTries);
+  }
+}
+
+}  // namespace
+
 Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options,
                  const Demand& demand)
     : options_(std::move(options)),
       folder_(std::move(folder)),
       k_(kernels::kernels_for(options_.isa)),
       pool_(options_.threads != 0 ? options_.threads : available_threads()) {
-  const std::string path = store_path(options_, folder_);
+  const bool in_place = options_.store == kStoreNone;
+  const std::string path = in_place ? "" : store_path(options_, folder_);
   std::optional<SafetensorsFolder> files;
-  if (!open_store(path)) files = open_weights(folder_);
-  planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_);
-  if (files) {
-    const double begin = steady_clock().seconds();
-    prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory, k_,
-                        [&](Bytes done, Bytes total) {
-                          if (options_.progress) options_.progress("prepare", done, total);
-                        });
+  const auto open = [&] { return open_store(path); };
+  if (in_place || !while_free(options_, path, open)) files = open_weights(folder_);
+  planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_,
+                       in_place ? &*files : nullptr);
+  if (in_place) {
+    store_ = open_in_place(folder_, *files, planned_->layout, k_);
     files.reset();
-    timings_.prepare_s = since(begin);
-    if (!open_store(path)) {
+  } else if (files) {
+    const double begin = steady_clock().seconds();
+    bool first = true;
+    const auto make = [&] {
+      if (!std::exchange(first, false) && open_store(path)) return true;  // others were faster
+      prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory, k_,
+                          [&](Bytes done, Bytes total) {
+                            if (options_.progress) options_.progress("prepare", done, total);
+                          });
+      return open_store(path);
+    };
+    if (!while_free(options_, path, make)) {
       throw Error(ErrorCode::kFailed,
                   fmt::format("{}: the store changed while it was opened; run again", path))
           .at_path(path);
     }
+    files.reset();
+    timings_.prepare_s = since(begin);
   }
   allocate_and_load(demand);
 }
@@ -292,12 +350,20 @@ void Session::allocate_and_load(const Demand& demand) {
   }
   kv_ = std::make_unique<KvCache>(work_.span(activation_bytes, plan.kv_blocks * w.needs.kv_block),
                                   w.needs.kv_block, plan.kv_blocks, w.sequences, longest);
+  const Bytes in_flight = in_flight_of(planned_->machine);
   std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
   if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
+  if (const swap::Unpacking* form = store_->unpacking(); form != nullptr) {
+    arrivals_ = Arena(swap::unpacking_room(form->read_bytes_most(), in_flight));
+    buffers.push_back(arrivals_.span(0, arrivals_.size()));
+  }
   pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
+                                      .bytes_in_flight = in_flight,
                                       .disk_rate = options_.disk_rate,
                                       .trace = trace_.get(),
-                                      .buffers = buffers});
+                                      .buffers = buffers,
+                                      .room = arrivals_.span(0, arrivals_.size()),
+                                      .note = options_.note});
   if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
   for (const scheduler::Pool& pool : plan.pools) {
     replay_.push_back(scheduler::initial_state(pool));

@@ -26,7 +26,7 @@ namespace headrace::engine {
 
 struct SessionOptions {
   std::optional<Bytes> memory, device_memory, disk_memory, kv_memory;
-  std::string store;           // folder of stores; empty: in the cache root
+  std::string store;           // folder of stores; empty: in the cache root; kStoreNone: none
   std::string cache;           // cache root; empty: default_cache_root()
   scheduler::Choices choices;  // --policy, --prefetch-depth
   std::string io_engine = "auto";
@@ -51,7 +51,8 @@ struct Demand {
   Bytes held_per_token = 32;            // of a request that runs: ids, text
 };
 
-// The planning half: needs a config, no weights. Used by `plan` and by Session alike.
+// The planning half: needs a config, no weights. Used by `plan` and by Session alike. `in_place`:
+// the shards that a run without a store reads, whose offsets decide what each read moves.
 struct Planned {
   models::WeightLayout layout;
   std::unique_ptr<models::Decoder> decoder;
@@ -64,7 +65,7 @@ struct Planned {
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
                                    const Demand& demand, const kernels::Kernels& k,
-                                   ThreadPool& pool);
+                                   ThreadPool& pool, const SafetensorsFolder* in_place = nullptr);
 
 scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
                                   const models::WeightLayout& layout,
@@ -135,7 +136,7 @@ class Session {
   PrepareReport prepared_;
   SessionTimings timings_;
   std::unique_ptr<Trace> trace_;
-  Arena device_, host_, work_;
+  Arena device_, host_, work_, arrivals_;
   std::unique_ptr<swap::Pager> pager_;
   std::unique_ptr<models::Activations, void (*)(models::Activations*)> activations_{nullptr,
                                                                                     nullptr};

@@ -57,10 +57,24 @@ Bytes room_for_weights(const Workload& workload, const Budgets& budgets) {
   return less(memory, needs.base + kv + activations + needs.workspace + needs.io);
 }
 
+// The fewest bytes read for a byte in memory, of all chunks that may have to be.
+double least_read(const Workload& workload) {
+  double least = 1;
+  for (const ObjectSpec& object : workload.objects) {
+    for (uint32_t c = 0; !object.always_resident && c < object.chunks.size(); ++c) {
+      const auto read = static_cast<double>(workload.read_bytes(object.id, c));
+      least = std::min(least, read / static_cast<double>(object.chunks[c]));
+    }
+  }
+  return least;
+}
+
 }  // namespace
 
 Bytes bound_bytes(const Workload& workload, const Budgets& budgets) {
-  return less(touched(workload), room_for_weights(workload, budgets));
+  const Bytes moved = less(touched(workload), room_for_weights(workload, budgets));
+  if (workload.reads.empty()) return moved;
+  return static_cast<Bytes>(static_cast<double>(moved) * least_read(workload));
 }
 
 double bound_seconds(const Workload& workload, const Machine& machine, Bytes bytes, uint32_t rows) {

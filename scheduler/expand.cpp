@@ -233,7 +233,6 @@ Task Expansion::transfer(TaskKind kind, ObjectId object, uint32_t chunk, Slot fr
   task.chunk = chunk;
   task.from = from;
   task.to = to;
-  task.bytes = bytes_of_chunk(object, chunk);
   task.edge = copy ? Edge{Tier::kHost, Tier::kDevice} : Edge{Tier::kDisk, Tier::kHost};
   // Staging is no edge: from disk to device counts once, when the copy is done.
   const bool passes = copy ? from.space == Space::kRing : device_ && to.space == Space::kRing;
@@ -241,6 +240,8 @@ Task Expansion::transfer(TaskKind kind, ObjectId object, uint32_t chunk, Slot fr
     task.edge = {Tier::kDisk, Tier::kDevice};
     task.counted = copy;
   }
+  const bool from_disk = task.edge.from == Tier::kDisk;
+  task.bytes = from_disk ? w_.read_bytes(object, chunk) : bytes_of_chunk(object, chunk);
   return task;
 }
 

@@ -22,9 +22,9 @@ struct Candidates {  // of a hole: experts, or chunks of the embedding
   uint64_t key(uint32_t candidate) const {
     return uint64_t{object(candidate)} << 32 | (rows() ? candidate : kNone);
   }
-  Bytes bytes(uint32_t candidate) const {
-    const ObjectSpec& spec = workload.objects[object(candidate)];
-    return rows() ? spec.chunks[candidate] : spec.bytes();
+  Bytes bytes(uint32_t candidate) const {  // that reading it moves
+    const ObjectId id = object(candidate);
+    return rows() ? workload.read_bytes(id, candidate) : workload.read_bytes(id);
   }
   uint64_t chunks(uint32_t candidate) const {
     return rows() ? 1 : workload.objects[object(candidate)].chunks.size();

@@ -287,7 +287,10 @@ void Items::check_transfer(const char* round, uint32_t index, const Task& task) 
     fail("{} task {} is a transfer that computes", round, index);
   }
   if (!known(task.object, task.chunk)) return fail("{} task {} moves nothing known", round, index);
-  if (task.bytes != chunk_bytes(task.object, task.chunk)) {
+  const bool from_disk = task.edge.from == Tier::kDisk;
+  const Bytes moved =
+      from_disk ? w_.read_bytes(task.object, task.chunk) : chunk_bytes(task.object, task.chunk);
+  if (task.bytes != moved) {
     fail("{} task {} moves {} bytes of {}", round, index, task.bytes,
          name(task.object, task.chunk));
   }
@@ -296,7 +299,7 @@ void Items::check_transfer(const char* round, uint32_t index, const Task& task) 
   const Tier target = copy || (compute_ == Tier::kHost) ? compute_ : Tier::kHost;
   if (task.to.space == Space::kRing) {
     if (!check_ring(round, index, task.to, target)) return;
-    if (p_.rings[task.to.area].slot_bytes < task.bytes) {
+    if (p_.rings[task.to.area].slot_bytes < chunk_bytes(task.object, task.chunk)) {
       fail("{} task {} is too large for its slot", round, index);
     }
   } else if (task.to.space == Space::kResident && task.to.index < p_.residents.size()) {

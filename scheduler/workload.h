@@ -34,6 +34,9 @@ struct Workload {
   std::string model;                  // for people
   std::vector<ObjectSpec> objects;    // ids dense from 0
   std::vector<SegmentSpec> segments;  // in the order of a pass, ids dense from 0
+  // [object][chunk] bytes that reading a chunk moves where it lies on disk in another form than in
+  // memory; empty: the chunk's own.
+  std::vector<std::vector<Bytes>> reads;
   Needs needs;
   bool bf16_products = false;     // which of the machine's product rates holds
   uint32_t sequences = 1;         // decoded together: rows of a steady decode pass
@@ -43,6 +46,15 @@ struct Workload {
   uint32_t rows_wanted = 512;     // most rows of a pass that are any use
   uint32_t outputs_max = 1;       // rows of a pass whose logits are wanted
   std::string numerics;           // what fixes the bits: printed in the plan, not read here
+
+  Bytes read_bytes(ObjectId object, uint32_t chunk) const {
+    return reads.empty() ? objects[object].chunks[chunk] : reads[object][chunk];
+  }
+  Bytes read_bytes(ObjectId object) const {  // of all its chunks
+    Bytes sum = 0;
+    for (uint32_t c = 0; c < objects[object].chunks.size(); ++c) sum += read_bytes(object, c);
+    return sum;
+  }
 };
 
 struct Choices {  // what the user pinned; all optional

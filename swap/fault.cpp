@@ -28,7 +28,8 @@ void throw_fault(const Store& store, const ChunkResult& result, const FaultPlace
                  const std::string& engine_failure) {
   const Extent& extent = store.extents(place.object)[place.chunk];
   const bool sealed = store.unpacking() == nullptr;
-  const std::string path = store.file_path(result.file);
+  const bool placed = result.fault == ReadFault::kDropped || result.fault == ReadFault::kChanged;
+  const std::string path = store.file_path(placed ? extent.file : result.file);
   const std::string what = fmt::format("cannot read object {}, chunk {}, from {} at byte {}",
                                        place.object, place.chunk, path, result.where);
   const char* const again =
@@ -52,6 +53,12 @@ void throw_fault(const Store& store, const ChunkResult& result, const FaultPlace
     case ReadFault::kRefused:
       throw Error(ErrorCode::kIo, fmt::format("{}: {}; check the disk (dmesg), or {}", what,
                                               std::strerror(result.error), again))
+          .at_path(path);
+    case ReadFault::kChanged:
+      throw Error(ErrorCode::kCorrupt,
+                  fmt::format("{}: the file was changed while it was in use; run again, and leave "
+                              "the model's files alone while it runs",
+                              path))
           .at_path(path);
     case ReadFault::kDropped:
     case ReadFault::kNone:

@@ -53,6 +53,7 @@ enum class ReadFault : uint8_t {
   kRefused,    // it answered EINTR or EAGAIN more than kAgainMax times in a row
   kCorrupt,    // two reads with a wrong checksum; `digest` is the second's
   kDropped,    // never read: the reader was told to stop
+  kChanged,    // not the reader's: its file is not the one that was opened
 };
 
 struct ChunkResult {

@@ -27,6 +27,7 @@ Bytes unpacking_room(Bytes read_bytes_most, Bytes bytes_in_flight) {
 
 Unpacker::Unpacker(const Store& store, std::span<std::byte> room, uint32_t tickets_max)
     : form_(*store.unpacking()),
+      watch_(dynamic_cast<const FileWatch*>(store.unpacking())),
       room_(room),
       place_bytes_(round_up(form_.read_bytes_most(), kBlock)),
       waiting_(tickets_max),
@@ -62,9 +63,11 @@ void Unpacker::place(ChunkRead& read) {
   read.target = room_.data() + place * place_bytes_;
 }
 
-void Unpacker::finish(const ChunkResult& result, ObjectId object, uint32_t chunk,
-                      std::byte* target) {
+void Unpacker::finish(ChunkResult& result, ObjectId object, uint32_t chunk, std::byte* target) {
   const uint32_t place = place_of_[result.id];
+  const bool first = result.fault == ReadFault::kNone && !digest(object, chunk);
+  if (first && watch_ != nullptr && !watch_->unchanged(object, chunk))
+    result.fault = ReadFault::kChanged;
   if (result.fault == ReadFault::kNone) {
     digest(object, chunk) = result.digest;
     const double begin = thread_cpu_s();

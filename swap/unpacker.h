@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "swap/in_place.h"
 #include "swap/lanes.h"
 #include "swap/reader.h"
 #include "swap/store.h"
@@ -28,7 +29,7 @@ class Unpacker {
 
   void place(ChunkRead& read);  // says where its bytes lie and gives them a place to go to
   // Ends a read that was placed: unpacks it to `target` if it succeeded.
-  void finish(const ChunkResult& result, ObjectId object, uint32_t chunk, std::byte* target);
+  void finish(ChunkResult& result, ObjectId object, uint32_t chunk, std::byte* target);
 
   double cpu_s() const { return cpu_s_; }
 
@@ -38,6 +39,7 @@ class Unpacker {
   }
 
   const Unpacking& form_;
+  const FileWatch* const watch_;  // null: the store's files are its own
   const std::span<std::byte> room_;
   const Bytes place_bytes_;
   Lanes waiting_;

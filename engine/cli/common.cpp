@@ -211,7 +211,8 @@ void add_run_flags(CLI::App& command, RunFlags& f) {
          "most disk that the store may take");
   option("--kv-memory", f.kv_memory, "HEADRACE_KV_MEMORY", "most memory for keys and values");
   option("--store", f.store, "HEADRACE_STORE",
-         "folder of prepared stores (default: the user's cache)");
+         "folder of prepared stores, or none: run from the model's own files (default: the user's "
+         "cache)");
   option("--policy", f.policy, "HEADRACE_POLICY",
          "auto, pin, stream, lru or sync; never changes results");
   option("--prefetch-depth", f.prefetch_depth, "HEADRACE_PREFETCH_DEPTH",
@@ -253,13 +254,6 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
   o.kv_memory = size(f.kv_memory, "--kv-memory", o.memory ? *o.memory : available_memory());
   o.disk_memory = size(f.disk_memory, "--disk-memory", std::nullopt);
   o.disk_rate = size(f.disk_rate, "--disk-rate", std::nullopt).value_or(0);
-  if (f.store == "none") {
-    throw Error(
-        ErrorCode::kUsage,
-        "--store none: running in place is not in this version; give a folder with room for a copy "
-        "of the weights")
-        .at_field("--store");
-  }
   o.store = f.store;
   o.choices.policy = f.policy;
   if (f.prefetch_depth >= 0) o.choices.prefetch_depth = static_cast<uint32_t>(f.prefetch_depth);

@@ -158,7 +158,7 @@ void run_doctor(const std::string& store, bool again, const Common& common) {
   const std::string root = default_cache_root();
   const kernels::Kernels& k = kernels::kernels_for("auto");
   ThreadPool pool(available_threads());
-  const std::string scratch = store.empty() ? root + "/stores" : store;
+  const std::string scratch = store.empty() || store == "none" ? root + "/stores" : store;
   const scheduler::Machine machine = calibrate(
       {.cache_file = root + "/machine.json", .scratch_folder = scratch, .again = again}, k, pool);
   const std::vector<Check> checks = checks_of(machine);

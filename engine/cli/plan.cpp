@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "engine/cli/common.h"
+#include "engine/in_place.h"
 #include "engine/limits.h"
 #include "engine/report.h"
 #include "scheduler/explain.h"
@@ -47,6 +48,7 @@ void run_plan(const Flags& flags, const Common& common) {
   const bool folder = std::filesystem::is_directory(path);
   models::ModelConfig config = models::read_config(flags.model);
   Bytes tokenizer = 0;
+  std::optional<SafetensorsFolder> files;
   std::string name = path.filename().string();
   if (folder) {
     ModelFolder model = open_model(flags.model);
@@ -55,13 +57,24 @@ void run_plan(const Flags& flags, const Common& common) {
     const bool has_weights =
         std::any_of(model.sources.begin(), model.sources.end(),
                     [](const SourceFile& f) { return f.name.ends_with(".safetensors"); });
-    if (has_weights) open_weights(model);  // headers only: the precision is that of the files
+    // Headers only: the precision is that of the files, and a read in place begins at their
+    // offsets.
+    if (has_weights) files = open_weights(model);
     config = model.config;
+  }
+  const bool in_place = options.store == kStoreNone;
+  if (in_place && !files) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--store none: {} holds no weights, whose places in their files decide "
+                            "what is read; give the model's folder, or leave --store none out",
+                            flags.model))
+        .at_field("--store");
   }
   const Demand demand = demand_of(flags, config.max_position_embeddings);
   const kernels::Kernels& k = kernels::kernels_for(options.isa);
   ThreadPool pool(options.threads != 0 ? options.threads : available_threads());
-  const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool);
+  const auto planned =
+      make_plan(config, name, tokenizer, options, demand, k, pool, in_place ? &*files : nullptr);
   if (!flags.output.empty()) {
     const std::string text = scheduler::print_plan(planned->plan);
     OutputFile file(flags.output, "-o");

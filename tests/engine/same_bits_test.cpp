@@ -56,13 +56,14 @@ SessionOptions vary(Random& random, const SessionOptions& base) {
   }
   o.io_engine = random.chance(0.5) ? "io_uring" : "pread";
   o.threads = static_cast<unsigned>(random.between(1, 3));
+  if (random.chance(0.3)) o.store = "none";
   if (random.chance(0.3)) o.device_memory = random.between(1, 6) * 512 * kKiB;
   return o;
 }
 
 std::string describe(const SessionOptions& o) {
-  return "memory " + std::to_string(o.memory.value_or(0)) + " policy " + o.choices.policy +
-         " depth " +
+  return "store " + o.store + " memory " + std::to_string(o.memory.value_or(0)) + " policy " +
+         o.choices.policy + " depth " +
          (o.choices.prefetch_depth ? std::to_string(*o.choices.prefetch_depth) : "auto") + " io " +
          o.io_engine + " threads " + std::to_string(o.threads) + " device " +
          std::to_string(o.device_memory.value_or(0));
