@@ -69,7 +69,6 @@ class ThreadedPager final : public Pager {
       mover_.emplace(*options.scratch, file, options.tickets_max, options.tickets_max);
     }
     taken_.reserve(options.tickets_max);
-    free_.reserve(options.tickets_max);
     for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
     try {
       owner_ = std::thread([this] { run_promptly(), own_disk(); });
