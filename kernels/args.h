@@ -137,7 +137,9 @@ struct RopeArgs {
 };
 
 // Keys and values live in blocks of kKvBlockTokens tokens. A block of one layer is
-//   K [G, tokens, D] then V [G, tokens, D], in kv_type (float32 or bfloat16).
+//   K [G, tokens / 16] panels of sixteen tokens by D columns, then V [G, tokens, D],
+// in kv_type (float32 or bfloat16). A panel of keys is one of weights whose rows are tokens, except
+// that an odd last column of bfloat16 is sixteen elements without padding.
 inline constexpr uint32_t kKvBlockTokens = 32;
 
 constexpr Bytes kv_layer_block_bytes(DType type, uint64_t kv_heads, uint64_t head_dim) {

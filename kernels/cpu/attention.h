@@ -1,73 +1,23 @@
 // Attention over blocks of keys and values.
 //
-// One piece of work is a few rows and a key-value head; the H / G query heads that use it share the
-// loads, and rows of the same sequence share the cache: they pass block by block. Per block of 32
-// tokens and row: scores (lanes along the head dimension), their maximum, e^x, and the weighted sum
-// of values folded into out, which carries the running result. The arithmetic of a row does not
-// know which other rows are in the call. Bounded by reading keys and values: values are prefetched
-// while scores are computed, and the next block's keys while values are summed.
+// One piece of work is a few rows and a key-value head: the H / G query heads of every row that use
+// it are the queries. They pass block by block, so that keys and values come from memory once for
+// all of them. Per block of 32 tokens: scores, their maximum, e^x, and the weighted sum of values
+// folded into out, which carries the running result. Blocks that all rows see in full are folded
+// for all queries together; those at the border of what a row sees, for that row alone, which never
+// touches what it may not see. A query's arithmetic is the same either way.
 #pragma once
 
-#include "kernels/cpu/kv_append.h"
+#include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/vec.h"
+#include "kernels/stack.h"
 
 namespace headrace::kernels {
 namespace {
 
-constexpr uint64_t kGroupMost = 16;  // query heads whose state is kept at a time
-
 struct Scores {  // what turns a dot product into a score
   float scale, softcap;
 };
-
-struct Fold {  // the running softmax of some query heads over one key-value head
-  uint64_t heads;
-  uint64_t head_dim;
-  const float* q;                            // [heads, D]
-  float* out;                                // [heads, D]
-  float most[kGroupMost];                    // the maximum so far
-  float total[kGroupMost];                   // the sum of exponentials so far
-  float decay[kGroupMost];                   // e^(old maximum - new maximum)
-  float weight[kGroupMost][kKvBlockTokens];  // scores, then exponentials of this block
-};
-
-// Brings one token's keys or values towards the core.
-template <typename Element>
-inline void prefetch_token(const Element* p, uint64_t head_dim) {
-  const std::byte* bytes = reinterpret_cast<const std::byte*>(p);
-  for (Bytes at = 0; at < head_dim * sizeof(Element); at += 64) __builtin_prefetch(bytes + at);
-}
-
-// Scores of N heads from `head` on for tokens [4i, 4i + 4) that meet [begin, end). `coming`: where
-// the values of these tokens lie, to be prefetched; null if they were.
-template <class Kv, int N>
-inline void score_heads(Fold& f, const typename Kv::Element* keys,
-                        const typename Kv::Element* coming, uint64_t head, uint64_t begin,
-                        uint64_t end) {
-  const uint64_t dim = f.head_dim;
-  for (uint64_t token = begin & ~uint64_t{3}; token < end; token += 4) {
-    const typename Kv::Element* key[4];
-    for (int t = 0; t < 4; ++t) {  // tokens that nobody wrote are never read
-      const uint64_t at = token + t < begin ? begin : token + t;
-      key[t] = keys + (at < end ? at : end - 1) * dim;
-      if (coming != nullptr) prefetch_token(coming + (token + t) * dim, dim);
-    }
-    F sum[N][4];
-    for (int h = 0; h < N; ++h) {
-      for (int t = 0; t < 4; ++t) sum[h][t] = zero();
-    }
-    for_lanes(
-        dim, [&](uint64_t d, uint64_t count) __attribute__((always_inline)) {
-          F k[4];
-          for (int t = 0; t < 4; ++t) k[t] = Kv::load(key[t] + d, count);
-          for (int h = 0; h < N; ++h) {
-            const F q = load_some(f.q + (head + h) * dim + d, count);
-            for (int t = 0; t < 4; ++t) sum[h][t] = fma(q, k[t], sum[h][t]);
-          }
-        });
-    for (int h = 0; h < N; ++h) sum_lanes_of_four(sum[h], f.weight[head + h] + token);
-  }
-}
 
 inline F capped(F scores, float cap) {
   return mul(hyperbolic_tangent(div(scores, set1(cap))), set1(cap));
@@ -98,85 +48,25 @@ inline void fold_maximum(Fold& f, uint64_t head, const Scores& s, uint64_t begin
   f.most[head] = most;
 }
 
-// out = out * decay + weights . values for N heads, `C` x 16 columns (the last may be fewer).
-template <class Kv, int N, int C>
-inline void add_values(Fold& f, const typename Kv::Element* values,
-                       const typename Kv::Element* coming, uint64_t head, uint64_t column,
-                       uint64_t last_count, uint64_t begin, uint64_t end) {
-  F sum[N][C];
-  const auto count = [&](int c) { return c + 1 == C ? last_count : kLanes; };
-  for (int h = 0; h < N; ++h) {
-    const float* out = f.out + (head + h) * f.head_dim + column;
-    for (int c = 0; c < C; ++c) {
-      sum[h][c] = mul(load_some(out + c * kLanes, count(c)), set1(f.decay[head + h]));
-    }
-  }
-  for (uint64_t t = begin; t < end; ++t) {
-    F v[C];
-    const typename Kv::Element* value = values + t * f.head_dim + column;
-    for (int c = 0; c < C; ++c) v[c] = Kv::load(value + c * kLanes, count(c));
-    if (coming != nullptr) prefetch_token(coming + t * f.head_dim, f.head_dim);
-    for (int h = 0; h < N; ++h) {
-      const F weight = set1(f.weight[head + h][t]);
-      for (int c = 0; c < C; ++c) sum[h][c] = fma(weight, v[c], sum[h][c]);
-    }
-  }
-  for (int h = 0; h < N; ++h) {
-    float* out = f.out + (head + h) * f.head_dim + column;
-    for (int c = 0; c < C; ++c) store_some(out + c * kLanes, sum[h][c], count(c));
-  }
-}
-
-template <class Kv, int N>
-inline void value_heads(Fold& f, const typename Kv::Element* values,
-                        const typename Kv::Element* coming, uint64_t head, uint64_t begin,
-                        uint64_t end) {
-  constexpr int kC = 4;
-  for (uint64_t column = 0; column < f.head_dim;) {
-    const typename Kv::Element* next = column == 0 ? coming : nullptr;
-    if (column + kC * kLanes <= f.head_dim) {
-      add_values<Kv, N, kC>(f, values, next, head, column, kLanes, begin, end);
-      column += kC * kLanes;
-    } else {
-      const uint64_t count = least(kLanes, f.head_dim - column);
-      add_values<Kv, N, 1>(f, values, next, head, column, count, begin, end);
-      column += kLanes;
-    }
-  }
-}
-
-// One key-value head's part of a block.
+// Folds tokens [begin, end) of one block for queries [query, query_end).
 template <class Kv>
-struct Block {
-  const typename Kv::Element* keys;       // [32, D]
-  const typename Kv::Element* values;     // [32, D]
-  const typename Kv::Element* next_keys;  // null: nothing to prefetch
-};
-
-// Folds tokens [begin, end) of one block.
-template <class Kv>
-inline void fold_block(Fold& f, const Block<Kv>& b, bool prefetch, const Scores& scores,
-                       uint64_t begin, uint64_t end) {
-  const auto* values = prefetch ? b.values : nullptr;
-  const auto* next = prefetch ? b.next_keys : nullptr;
-  uint64_t head = 0;
-  for (; head + kHeadTile <= f.heads; head += kHeadTile) {
-    score_heads<Kv, kHeadTile>(f, b.keys, head == 0 ? values : nullptr, head, begin, end);
-  }
-  for (; head < f.heads; ++head) {
-    score_heads<Kv, 1>(f, b.keys, head == 0 ? values : nullptr, head, begin, end);
-  }
-  for (head = 0; head < f.heads; ++head) fold_maximum(f, head, scores, begin, end);
-  head = 0;
-  for (; head + kHeadTile <= f.heads; head += kHeadTile) {
-    value_heads<Kv, kHeadTile>(f, b.values, head == 0 ? next : nullptr, head, begin, end);
-  }
-  for (; head < f.heads; ++head) {
-    value_heads<Kv, 1>(f, b.values, head == 0 ? next : nullptr, head, begin, end);
-  }
+inline void fold_block(Fold& f, const HeadBlock<Kv>& b, const Scores& scores, uint64_t query,
+                       uint64_t query_end, uint64_t begin, uint64_t end) {
+  for_query_tiles(query, query_end, [&]<int R>(uint64_t at) {
+    score_queries<Kv, R>(b, f, at, f.weight[at], at == query && b.next_keys != nullptr);
+  });
+  for (uint64_t at = query; at < query_end; ++at) fold_maximum(f, at, scores, begin, end);
+  const ValueTile t{.dim = f.dim,
+                    .count = kLanes,
+                    .begin = begin,
+                    .end = end,
+                    .weight = nullptr,
+                    .decay = nullptr,
+                    .out = nullptr};
+  for_query_tiles(query, query_end, [&]<int R>(uint64_t at) {
+    value_queries<Kv, R>(b, f, at, t, at == query && b.next_values != nullptr);
+  });
 }
-
-constexpr uint64_t kRowsMost = 8;  // rows that pass a block together
 
 // Tokens that a row sees: [first, last].
 inline uint64_t last_token(const AttentionArgs& a, uint64_t row) {
@@ -187,64 +77,91 @@ inline uint64_t first_token(const AttentionArgs& a, uint64_t row) {
   return a.window != 0 && tokens > a.window ? tokens - a.window : 0;
 }
 
-inline void begin_fold(Fold& f, const AttentionArgs& a, uint64_t row, uint64_t head,
-                       uint64_t heads) {
-  f.heads = heads;
-  f.head_dim = a.head_dim;
-  f.q = a.q + row * a.q_stride + head * a.head_dim;
-  f.out = a.out + (row * a.heads + head) * a.head_dim;
-  for_lanes(heads * a.head_dim, [&](uint64_t i, uint64_t n) { store_some(f.out + i, zero(), n); });
-  for (uint64_t h = 0; h < heads; ++h) {
-    f.most[h] = -__builtin_inff();
-    f.total[h] = 0;
-  }
+// What a row sees of the block that begins at `base`: [begin, end), empty when begin >= end.
+struct Seen {
+  uint64_t begin, end;
+  bool all() const { return begin == 0 && end == kKvBlockTokens; }
+};
+inline Seen seen_of(const AttentionArgs& a, uint64_t row, uint64_t base) {
+  const uint64_t from = first_token(a, row), to = last_token(a, row) + 1;
+  return {from > base ? least(from - base, kKvBlockTokens) : 0,
+          to > base ? least(to - base, kKvBlockTokens) : 0};
 }
 
-inline void end_fold(const Fold& f) {
-  for (uint64_t h = 0; h < f.heads; ++h) {
-    float* out = f.out + h * f.head_dim;
-    const F total = set1(f.total[h]);
-    for_lanes(f.head_dim, [&](uint64_t d, uint64_t n) {
-      store_some(out + d, div(load_some(out + d, n), total), n);
+struct QueryMemory {
+  alignas(64) float q[kQueries * kQueryStride];
+  alignas(64) float out[kQueries * kQueryStride];
+};
+
+struct Queries {  // heads [head, head + heads) of rows [row, row + rows), of one sequence
+  uint64_t row, rows, head, heads, kv_head;
+};
+
+inline void begin_fold(Fold& f, QueryMemory& memory, const AttentionArgs& a, const Queries& of) {
+  f.dim = a.head_dim;
+  const bool copied = a.head_dim <= kQueryDim;
+  const uint64_t first = (of.row * a.heads + of.head) * a.head_dim;
+  f.q = copied ? memory.q : a.q + of.row * a.q_stride + of.head * a.head_dim;
+  f.out = copied ? memory.out : a.out + first;
+  for (uint64_t i = 0; i < of.rows * of.heads; ++i) {
+    const float* q =
+        a.q + (of.row + i / of.heads) * a.q_stride + (of.head + i % of.heads) * a.head_dim;
+    f.most[i] = -__builtin_inff();
+    f.total[i] = 0;
+    for_lanes(a.head_dim, [&](uint64_t d, uint64_t n) {
+      if (copied) store_some(memory.q + i * kQueryStride + d, load_some(q + d, n), n);
+      store_some(f.out + i * kQueryStride + d, zero(), n);
     });
   }
 }
 
-// Query heads [head, head + heads), which use key-value head `kv_head`, of rows [row, row + rows),
-// all of one sequence, at most kRowsMost.
+inline void end_fold(const Fold& f, const AttentionArgs& a, const Queries& of) {
+  for (uint64_t i = 0; i < of.rows * of.heads; ++i) {
+    float* out = a.out + ((of.row + i / of.heads) * a.heads + of.head + i % of.heads) * f.dim;
+    const F total = set1(f.total[i]);
+    for_lanes(f.dim, [&](uint64_t d, uint64_t n) {
+      store_some(out + d, div(load_some(f.out + i * kQueryStride + d, n), total), n);
+    });
+  }
+}
+
 template <class Kv>
-inline void attend(const AttentionArgs& a, uint64_t row, uint64_t rows, uint64_t kv_head,
-                   uint64_t head, uint64_t heads) {
+inline void attend(const AttentionArgs& a, const Queries& of) {
   using Element = typename Kv::Element;
-  const uint64_t to_head = kv_head * kKvBlockTokens * a.head_dim;
+  const uint64_t to_head = of.kv_head * kKvBlockTokens * a.head_dim;
   const uint64_t to_values = a.kv_heads * kKvBlockTokens * a.head_dim;
-  const SequenceKv& sequence = a.sequences[a.sequence[row]];
+  const SequenceKv& sequence = a.sequences[a.sequence[of.row]];
   const auto keys = [&](uint64_t block) {
     return reinterpret_cast<const Element*>(sequence.blocks[block] + a.layer_offset) + to_head;
   };
-  Fold folds[kRowsMost];
+  static_assert(sizeof(QueryMemory) + sizeof(Fold) <= kThreadStackBytes);
+  QueryMemory memory;
+  Fold f;
+  begin_fold(f, memory, a, of);
   uint64_t first = ~uint64_t{0}, last = 0;
-  for (uint64_t r = 0; r < rows; ++r) {
-    begin_fold(folds[r], a, row + r, head, heads);
-    first = least(first, first_token(a, row + r));
-    last = last_token(a, row + r) > last ? last_token(a, row + r) : last;
+  for (uint64_t row = of.row; row < of.row + of.rows; ++row) {
+    first = least(first, first_token(a, row));
+    last = last_token(a, row) > last ? last_token(a, row) : last;
   }
   const uint64_t last_block = last / kKvBlockTokens;
   for (uint64_t block = first / kKvBlockTokens; block <= last_block; ++block) {
-    const Block<Kv> b{.keys = keys(block),
-                      .values = keys(block) + to_values,
-                      .next_keys = block < last_block ? keys(block + 1) : nullptr};
+    HeadBlock<Kv> b{keys(block), keys(block) + to_values, nullptr, nullptr};
+    if (block < last_block) {
+      b.next_keys = keys(block + 1);
+      b.next_values = b.next_keys + to_values;
+    }
     const uint64_t base = block * kKvBlockTokens;
-    bool prefetch = true;
-    for (uint64_t r = 0; r < rows; ++r) {
-      const uint64_t from = first_token(a, row + r), to = last_token(a, row + r) + 1;
-      if (to <= base || from >= base + kKvBlockTokens) continue;
-      fold_block<Kv>(folds[r], b, prefetch, {a.scale, a.softcap}, from > base ? from - base : 0,
-                     least(to - base, kKvBlockTokens));
-      prefetch = false;
+    for (uint64_t row = 0, next; row < of.rows; row = next) {
+      next = row + 1;
+      const Seen seen = seen_of(a, of.row + row, base);
+      if (seen.begin >= seen.end) continue;
+      while (seen.all() && next < of.rows && seen_of(a, of.row + next, base).all()) ++next;
+      fold_block<Kv>(f, b, {a.scale, a.softcap}, row * of.heads, next * of.heads, seen.begin,
+                     seen.end);
+      b.next_keys = b.next_values = nullptr;
     }
   }
-  for (uint64_t r = 0; r < rows; ++r) end_fold(folds[r]);
+  end_fold(f, a, of);
 }
 
 template <class Kv>
@@ -256,8 +173,10 @@ inline void attend_all(ThreadPool& pool, const AttentionArgs& a) {
     context = last_token(a, row) > context ? last_token(a, row) : context;
   }
   // Rows are taken together as far as enough pieces remain for the threads.
+  const uint64_t heads_most = a.head_dim <= kQueryDim ? kQueries : 1;
+  const uint64_t rows_most = heads_most / group < 1 ? 1 : heads_most / group;
   const uint64_t spare = a.rows * a.kv_heads / (4 * pool.threads());
-  const uint64_t step = spare < 1 ? 1 : least(spare, kRowsMost);
+  const uint64_t step = spare < 1 ? 1 : least(spare, rows_most);
   const uint64_t row_steps = (a.rows + step - 1) / step;
   const auto body = [&](uint64_t i) {
     const uint64_t kv_head = i % a.kv_heads;
@@ -265,9 +184,9 @@ inline void attend_all(ThreadPool& pool, const AttentionArgs& a) {
     for (uint64_t row = i / a.kv_heads * step, next; row < end; row = next) {
       next = row + 1;
       while (next < end && a.sequence[next] == a.sequence[row]) ++next;
-      for (uint64_t done = 0; done < group; done += kGroupMost) {
-        attend<Kv>(a, row, next - row, kv_head, kv_head * group + done,
-                   least(group - done, kGroupMost));
+      for (uint64_t done = 0; done < group; done += heads_most) {
+        attend<Kv>(
+            a, {row, next - row, kv_head * group + done, least(group - done, heads_most), kv_head});
       }
     }
   };

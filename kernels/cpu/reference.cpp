@@ -185,34 +185,47 @@ void rope(ThreadPool&, const RopeArgs& a) {
   }
 }
 
-// Where the keys of one token and key-value head lie; the values follow G * 32 * D elements later.
-std::byte* kv_at(const SequenceKv& sequence, Bytes layer_offset, uint64_t position, uint64_t head,
-                 uint64_t head_dim, size_t size) {
-  std::byte* layer = sequence.blocks[position / kKvBlockTokens] + layer_offset;
-  return layer + (head * kKvBlockTokens + position % kKvBlockTokens) * head_dim * size;
+// Elements of a layer's part of a block, counted from its beginning.
+struct KvPlace {
+  DType type;
+  uint64_t kv_heads, head_dim;
+
+  uint64_t key(uint64_t token, uint64_t head, uint64_t d) const {  // token of the block
+    const uint64_t lane = token % 16, columns = type == DType::kF32 ? 1 : 2;
+    const uint64_t panel = (head * kKvBlockTokens + token - lane) * head_dim;
+    if (d >= head_dim / columns * columns) return panel + d * 16 + lane;  // an odd last one
+    return panel + d / columns * columns * 16 + lane * columns + d % columns;
+  }
+  uint64_t value(uint64_t token, uint64_t head, uint64_t d) const {
+    return ((kv_heads + head) * kKvBlockTokens + token) * head_dim + d;
+  }
+};
+
+std::byte* layer_of(const SequenceKv& sequence, Bytes layer_offset, uint64_t position) {
+  return sequence.blocks[position / kKvBlockTokens] + layer_offset;
 }
 
-void store_kv(DType type, std::byte* to, const float* from, uint64_t count) {
-  for (uint64_t i = 0; i < count; ++i) {
-    const uint16_t narrowed = f32_to_bf16(from[i]);
-    if (type == DType::kF32) {
-      std::memcpy(to + i * 4, from + i, 4);
-    } else {
-      std::memcpy(to + i * 2, &narrowed, 2);
-    }
+void store_element(DType type, std::byte* layer, uint64_t index, float value) {
+  const uint16_t narrowed = f32_to_bf16(value);
+  if (type == DType::kF32) {
+    std::memcpy(layer + index * 4, &value, 4);
+  } else {
+    std::memcpy(layer + index * 2, &narrowed, 2);
   }
 }
 
 void kv_append(ThreadPool&, const KvAppendArgs& a) {
-  const size_t size = a.kv_type == DType::kF32 ? 4 : 2;
-  const Bytes to_values = a.kv_heads * kKvBlockTokens * a.head_dim * size;
+  const KvPlace place{a.kv_type, a.kv_heads, a.head_dim};
   for (uint64_t row = 0; row < a.rows; ++row) {
+    const uint64_t position = static_cast<uint64_t>(a.positions[row]);
+    const uint64_t token = position % kKvBlockTokens;
+    std::byte* layer = layer_of(a.sequences[a.sequence[row]], a.layer_offset, position);
     for (uint64_t head = 0; head < a.kv_heads; ++head) {
-      std::byte* key = kv_at(a.sequences[a.sequence[row]], a.layer_offset,
-                             static_cast<uint64_t>(a.positions[row]), head, a.head_dim, size);
-      const uint64_t from = head * a.head_dim;
-      store_kv(a.kv_type, key, a.k + row * a.k_stride + from, a.head_dim);
-      store_kv(a.kv_type, key + to_values, a.v + row * a.v_stride + from, a.head_dim);
+      for (uint64_t d = 0; d < a.head_dim; ++d) {
+        const uint64_t from = head * a.head_dim + d;
+        store_element(a.kv_type, layer, place.key(token, head, d), a.k[row * a.k_stride + from]);
+        store_element(a.kv_type, layer, place.value(token, head, d), a.v[row * a.v_stride + from]);
+      }
     }
   }
 }
@@ -220,21 +233,21 @@ void kv_append(ThreadPool&, const KvAppendArgs& a) {
 // Textbook softmax(q K^T * scale) V of one query head over tokens [first, last]. Scores are
 // computed anew where they are needed, because kernels own no memory.
 void attend(const AttentionArgs& a, uint64_t row, uint64_t head) {
-  const size_t size = a.kv_type == DType::kF32 ? 4 : 2;
-  const Bytes to_values = a.kv_heads * kKvBlockTokens * a.head_dim * size;
+  const KvPlace place{a.kv_type, a.kv_heads, a.head_dim};
   const uint64_t kv_head = head / (a.heads / a.kv_heads);
   const float* q = a.q + row * a.q_stride + head * a.head_dim;
   float* out = a.out + (row * a.heads + head) * a.head_dim;
   const uint64_t last = static_cast<uint64_t>(a.positions[row]);
   const uint64_t first = a.window != 0 && last + 1 > a.window ? last + 1 - a.window : 0;
 
-  const auto keys = [&](uint64_t token) {
-    return kv_at(a.sequences[a.sequence[row]], a.layer_offset, token, kv_head, a.head_dim, size);
+  const auto layer = [&](uint64_t token) {
+    return layer_of(a.sequences[a.sequence[row]], a.layer_offset, token);
   };
   const auto score = [&](uint64_t token) {
     double dot = 0;
     for (uint64_t d = 0; d < a.head_dim; ++d) {
-      dot += double{q[d]} * element(keys(token), a.kv_type, d);
+      const uint64_t key = place.key(token % kKvBlockTokens, kv_head, d);
+      dot += double{q[d]} * element(layer(token), a.kv_type, key);
     }
     const double scaled = dot * a.scale;
     return a.softcap == 0 ? scaled : a.softcap * std::tanh(scaled / a.softcap);
@@ -250,9 +263,9 @@ void attend(const AttentionArgs& a, uint64_t row, uint64_t head) {
     for (uint64_t token = first; token <= last; ++token) {
       const double weight = std::exp(score(token) - most);
       total += weight;
-      const std::byte* values = keys(token) + to_values;
+      const uint64_t value = place.value(token % kKvBlockTokens, kv_head, begin);
       for (uint64_t d = 0; d < columns; ++d) {
-        sum[d] += weight * element(values, a.kv_type, begin + d);
+        sum[d] += weight * element(layer(token), a.kv_type, value + d);
       }
     }
     for (uint64_t d = 0; d < columns; ++d) out[begin + d] = static_cast<float>(sum[d] / total);

@@ -103,14 +103,6 @@ inline float max_lanes(F a) {
   quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
   return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
-inline void sum_lanes_of_four(const F (&a)[4], float* out) {
-  const __m256 ab =
-      _mm256_hadd_ps(_mm256_add_ps(a[0].lo, a[0].hi), _mm256_add_ps(a[1].lo, a[1].hi));
-  const __m256 cd =
-      _mm256_hadd_ps(_mm256_add_ps(a[2].lo, a[2].hi), _mm256_add_ps(a[3].lo, a[3].hi));
-  const __m256 all = _mm256_hadd_ps(ab, cd);
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
-}
 
 struct TwoColumns {  // columns 2j and 2j + 1 of a panel, or of a row of x in every lane
   F even, odd;
@@ -153,7 +145,10 @@ inline constexpr int kTileRows = 4;
 constexpr int tile_panels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 inline constexpr bool kMultipliesPairs = false;  // a step of a product is one column
 inline constexpr int kManyRows = 6, kManyPanels = 1;
-inline constexpr int kHeadTile = 1;
+// Queries of attention that share a load of keys or values, and columns of values that go with
+// them.
+inline constexpr int kHeadTile = 4;
+constexpr int value_columns(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
 }  // namespace
 }  // namespace headrace::kernels

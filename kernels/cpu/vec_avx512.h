@@ -83,18 +83,6 @@ inline float max_lanes(F a) {
   quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
   return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
-// out[i] = sum of the lanes of a[i]: three rounds of exchange instead of four separate sums.
-inline void sum_lanes_of_four(const F (&a)[4], float* out) {
-  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a[0].v, a[1].v, 0x44),
-                                  _mm512_shuffle_f32x4(a[0].v, a[1].v, 0xee));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(a[2].v, a[3].v, 0x44),
-                                  _mm512_shuffle_f32x4(a[2].v, a[3].v, 0xee));
-  __m512 all =
-      _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0x4e));
-  all = _mm512_add_ps(all, _mm512_permute_ps(all, 0xb1));
-  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, all)));
-}
 
 struct Pairs {  // lane i: columns 2j and 2j + 1 of row i of a bfloat16 panel
   __m512bh v;
@@ -128,7 +116,10 @@ inline constexpr int kTileRows = 6;
 constexpr int tile_panels(int) { return 4; }
 inline constexpr bool kMultipliesPairs = true;
 inline constexpr int kManyRows = 12, kManyPanels = 2;
-inline constexpr int kHeadTile = 4;  // query heads that share a load of keys or values
+// Queries of attention that share a load of keys or values, and columns of values that go with
+// them.
+inline constexpr int kHeadTile = 12;
+constexpr int value_columns(int rows) { return rows <= 2 ? 8 : rows <= 6 ? 4 : 2; }
 
 }  // namespace
 }  // namespace headrace::kernels

@@ -105,9 +105,6 @@ inline float max_lanes(F a) {
   for (int i = 1; i < 4; ++i) most = quarter.q[0][i] > most ? quarter.q[0][i] : most;
   return most;
 }
-inline void sum_lanes_of_four(const F (&a)[4], float* out) {
-  for (int i = 0; i < 4; ++i) out[i] = sum_lanes(a[i]);
-}
 
 struct TwoColumns {  // columns 2j and 2j + 1 of a panel, or of a row of x in every lane
   F even, odd;
@@ -145,7 +142,10 @@ inline constexpr int kTileRows = 2;
 constexpr int tile_panels(int) { return 1; }
 inline constexpr bool kMultipliesPairs = false;  // a step of a product is one column
 inline constexpr int kManyRows = 2, kManyPanels = 1;
-inline constexpr int kHeadTile = 1;
+// Queries of attention that share a load of keys or values, and columns of values that go with
+// them.
+inline constexpr int kHeadTile = 2;
+constexpr int value_columns(int) { return 1; }
 
 }  // namespace
 }  // namespace headrace::kernels

@@ -40,8 +40,8 @@ World make(uint64_t stream) {
   w.type = random.chance(0.5) ? DType::kF32 : DType::kBF16;
   w.kv_heads = random.between(1, 3);
   w.heads = w.kv_heads * (random.chance(0.1) ? random.between(9, 20) : random.between(1, 8));
-  const uint64_t dims[] = {16, 32, 64, 80, 96, 128, 2 * random.between(1, 70)};
-  w.head_dim = dims[random.below(7)];
+  const uint64_t dims[] = {16, 32, 64, 80, 128, random.between(1, 140)};
+  w.head_dim = random.chance(0.05) ? random.between(250, 300) : dims[random.below(6)];
   w.window = random.chance(0.4) ? static_cast<uint32_t>(random.between(1, 90)) : 0;
   w.softcap = random.chance(0.3) ? 0.5f * static_cast<float>(random.between(1, 100)) : 0;
   // Now and then scores so large that only one token counts.
