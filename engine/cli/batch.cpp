@@ -137,6 +137,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   Session session(std::move(folder), tokenizer_bytes, std::move(options), input.demand());
   bar.finish();
   note_device(flags.run, common);
+  warn_of_settings(session.folder(), common);
   RouteTrace routes(session, flags.route_trace);
   Generator generator(session);
   try {

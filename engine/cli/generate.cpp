@@ -5,6 +5,8 @@
 #include "engine/cli/batch.h"
 #include "engine/cli/common.h"
 #include "engine/cli/outputs.h"
+#include "engine/cli/sampling_flags.h"
+#include "engine/generation_config.h"
 #include "engine/generator.h"
 
 namespace headrace::engine::cli {
@@ -16,80 +18,10 @@ struct GenerateFlags {
   std::vector<std::string> prompts, ids;
   std::string file, input, output;
   uint32_t max_sequences = 0;
-  std::optional<uint32_t> max_tokens, top_k;
-  std::optional<double> temperature, top_p;
-  uint64_t seed = 0;
-  bool ignore_eos = false;
+  SamplingFlags sampling;
   std::string route_trace;
   RunFlags run;
 };
-
-// Numbers of generation_config.json that stand where no flag does.
-template <typename T>
-std::optional<T> configured(const ModelFolder& folder, const char* key) {
-  if (!folder.generation_config) return std::nullopt;
-  const json::value* v = folder.generation_config->if_contains(key);
-  if (v == nullptr || v->is_null()) return std::nullopt;
-  boost::system::error_code inexact;
-  const T value = v->is_number() ? v->to_number<T>(inexact) : T{};
-  if (v->is_number() && !inexact) return value;
-  const char* wanted = std::is_integral_v<T> ? "a whole number of 0 or more" : "a number";
-  throw Error(ErrorCode::kFormat,
-              fmt::format("{}/generation_config.json: {}: not {}; mend or remove it", folder.path,
-                          key, wanted))
-      .at_path(folder.path + "/generation_config.json")
-      .at_field(key);
-}
-
-std::vector<int32_t> stop_ids(const ModelFolder& folder) {
-  std::vector<int32_t> ids;
-  const auto add = [&](const json::value& v) {
-    if (v.is_int64()) ids.push_back(static_cast<int32_t>(v.as_int64()));
-  };
-  const json::value* v =
-      folder.generation_config ? folder.generation_config->if_contains("eos_token_id") : nullptr;
-  if (v != nullptr && v->is_array()) {
-    for (const json::value& item : v->as_array()) add(item);
-  } else if (v != nullptr) {
-    add(*v);
-  }
-  if (ids.empty()) {
-    for (int64_t id : folder.config.eos_token_ids) ids.push_back(static_cast<int32_t>(id));
-  }
-  return ids;
-}
-
-SamplingParams sampling(const GenerateFlags& flags, const ModelFolder& folder) {
-  // A model that samples says so; a temperature on the command line asks for it too, and then the
-  // model's own top_k and top_p stand where no flag does.
-  bool samples = flags.temperature.value_or(0) > 0;
-  if (folder.generation_config) {
-    const json::value* v = folder.generation_config->if_contains("do_sample");
-    samples |= v != nullptr && v->is_bool() && v->as_bool();
-  }
-  SamplingParams p;
-  p.temperature = flags.temperature.value_or(
-      samples ? configured<double>(folder, "temperature").value_or(1.0) : 0.0);
-  p.top_k = flags.top_k.value_or(samples ? configured<uint32_t>(folder, "top_k").value_or(0) : 0);
-  p.top_p = flags.top_p.value_or(samples ? configured<double>(folder, "top_p").value_or(1.0) : 1.0);
-  p.max_tokens =
-      flags.max_tokens.value_or(configured<uint32_t>(folder, "max_new_tokens").value_or(256));
-  p.seed = flags.seed;
-  p.ignore_eos = flags.ignore_eos;
-  return p;
-}
-
-// What the model's own settings ask for and this version leaves out is said, not passed over.
-void warn_of_settings(const ModelFolder& folder, const Common& common) {
-  constexpr std::pair<const char*, double> kNeutral[] = {
-      {"repetition_penalty", 1}, {"min_p", 0}, {"typical_p", 1}, {"no_repeat_ngram_size", 0}};
-  for (const auto& [key, neutral] : kNeutral) {
-    const double value = configured<double>(folder, key).value_or(neutral);
-    if (value == neutral) continue;
-    log(common, Level::kWarning,
-        fmt::format("generation_config.json: {} {} is not in this version; left out", key, value));
-  }
-}
 
 std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
                                  const Tokenizer* tokenizer) {
@@ -111,8 +43,13 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
         .at_path(folder.path);
   }
   std::vector<Request> requests;
-  const SamplingParams params = sampling(flags, folder);
-  const std::vector<int32_t> stops = stop_ids(folder);
+  const SamplingParams params = sampling_params(flags.sampling, folder);
+  if (!params.stop.empty() && tokenizer == nullptr) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("--stop: {} has no tokenizer.json; give --stop-token-ids", folder.path))
+        .at_field("--stop");
+  }
+  const std::vector<int32_t> stops = end_ids(folder);
   for (const std::string& text : texts)
     requests.push_back({tokenizer->encode(text), params, stops});
   for (const std::string& ids : flags.ids) requests.push_back({parse_ids(ids), params, stops});
@@ -169,12 +106,12 @@ json::array outputs_json(const Printer& printer) {
 
 void note_lengths(const std::vector<Request>& requests, const GenerateFlags& flags,
                   const Common& common) {
-  for (size_t i = 0; i < requests.size() && flags.max_tokens; ++i) {
+  for (size_t i = 0; i < requests.size() && flags.sampling.max_tokens; ++i) {
     const uint32_t room = requests[i].sampling.max_tokens;
-    if (room == *flags.max_tokens) continue;
+    if (room == *flags.sampling.max_tokens) continue;
     log(common, Level::kInfo,
         fmt::format("prompt {}: the model's length leaves room for {} tokens, not {}", i, room,
-                    *flags.max_tokens));
+                    *flags.sampling.max_tokens));
   }
 }
 
@@ -231,8 +168,9 @@ void run(const GenerateFlags& flags, const Common& common) {
              .route_trace = flags.route_trace,
              .max_sequences = flags.max_sequences,
              .run = flags.run,
-             .defaults = [&](const ModelFolder& folder) { return sampling(flags, folder); },
-             .stop_ids = stop_ids},
+             .defaults =
+                 [&](const ModelFolder& folder) { return sampling_params(flags.sampling, folder); },
+             .stop_ids = end_ids},
             common);
 }
 
@@ -247,30 +185,19 @@ Command add_generate(CLI::App& app, Common& common) {
   c->add_option("-f,--file", flags->file, "read the prompt from a file");
   c->add_option("--ids", flags->ids, "prompt as token ids: 1,2,3; may be given several times")
       ->allow_extra_args(false);
-  c->add_option("-n,--max-tokens", flags->max_tokens, "tokens to generate (default 256)");
-  c->add_option("--temperature", flags->temperature, "0: greedy (default)");
-  c->add_option("--top-k", flags->top_k, "sample among the K most likely (0: off)");
-  c->add_option("--top-p", flags->top_p, "sample among the most likely that reach P (1: off)");
-  c->add_option("--seed", flags->seed, "seed of sampling")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  c->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end token");
   c->add_option("-i,--input", flags->input, "batch: a request a line, as JSON");
   c->add_option("-o,--output", flags->output,
                 "batch: a result a line, as requests end; what is there is kept");
   c->add_option("--max-num-seqs", flags->max_sequences, "requests that run at a time (0: planned)")
       ->capture_default_str();
+  add_sampling_flags(*c, flags->sampling);
   c->add_option("--route-trace", flags->route_trace,
                 "write the experts of every pass, a JSON line each");
   add_run_flags(*c, flags->run);
   c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
   c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
       ->group("Run");
-  refuse_flags(*c,
-               {"--min-p", "--typical-p", "--repetition-penalty", "--presence-penalty",
-                "--frequency-penalty", "--logit-bias", "--stop", "--min-tokens", "--pin"},
-               "this is");
-  refuse_flags(*c, {"--logprobs", "--chat"}, "this is");
+  refuse_flags(*c, {"--chat", "--pin"}, "this is");
   return {c, [flags, &common] { run(*flags, common); }};
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "engine/generation_config.h"
 #include "engine/report.h"
 
 namespace headrace::engine::cli {
@@ -99,6 +100,13 @@ json::object run_json(Session& session, const Generator& generator, json::object
   out["swap"] = swap_json(session);
   out["stall"] = stall_json(session);
   return out;
+}
+
+void warn_of_settings(const ModelFolder& folder, const Common& common) {
+  for (const std::string& setting : settings_left_out(folder)) {
+    log(common, Level::kWarning,
+        fmt::format("generation_config.json: {} is not in this version; left out", setting));
+  }
 }
 
 void log_summary(Session& session, const Generator& generator, const Common& common) {

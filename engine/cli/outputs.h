@@ -47,6 +47,8 @@ class TextSink : public TokenSink {
 json::object output_json(const Output& output, uint64_t index);
 // What every run reports; `first` are members that come before it, `model` excepted.
 json::object run_json(Session& session, const Generator& generator, json::object first);
+// What the model's own settings ask for and this version leaves out is said, not passed over.
+void warn_of_settings(const ModelFolder& folder, const Common& common);
 void log_summary(Session& session, const Generator& generator, const Common& common);
 
 // A line per pass of --route-trace: {"pass", "layers": [[expert ids per row] …]}.

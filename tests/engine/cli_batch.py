@@ -212,6 +212,44 @@ class Batches(BatchCase):
         self.assertEqual(good.read_bytes(), before)
 
 
+class Flags(BatchCase):
+    """What a line may say can be said by flags too, and means the same."""
+
+    def test_flags_mean_what_fields_do(self):
+        line = {"id": 1, "ids": [4, 5, 6], "max_tokens": 6, "temperature": 1.3, "top_k": 50, "min_p": .01,
+                "repetition_penalty": 1.2, "seed": 9, "n": 3, "logprobs": 2, "ignore_eos": True}
+        results, _ = self.batch([line])
+        out = self.run_json("generate", MODEL, "--ids", "4,5,6", "-n", "6", "--temperature", "1.3", "--top-k", "50",
+                            "--min-p", ".01", "--repetition-penalty", "1.2", "--seed", "9",
+                            "--num-return-sequences", "3", "--logprobs", "2", "--ignore-eos")
+        self.assertEqual(out["outputs"], results["1"]["outputs"])
+        self.assertEqual(out["usage"], results["1"]["usage"])
+        # Flags stand where a line says nothing; a line's own field stands over them.
+        flags = ("-n", "4", "--ignore-eos", "--logprobs", "1")
+        results, _ = self.batch([{"id": 1, "ids": [4, 5, 6]}, {"id": 2, "ids": [4], "max_tokens": 2}], *flags,
+                                out="flags.jsonl")
+        self.assertEqual([len(results[k]["token_ids"]) for k in "12"], [4, 2])
+        self.assertEqual(len(results["1"]["logprobs"]), 4)
+
+    def test_a_stop_string_ends_the_streamed_text(self):
+        flags = ("generate", MODEL, "-p", "the cat sat", "-n", "12", "--ignore-eos", "--quiet")
+        text = self.ok(*flags).text
+        self.assertTrue(text.endswith("\n"))
+        stop = text[len(text) // 2:][:2]
+        self.assertEqual(self.ok(*flags, "--stop", stop).text, text[:text.index(stop)] + "\n")
+        out = self.run_json(*flags, "--stop", stop)["outputs"][0]
+        self.assertEqual((out["text"], out["finish_reason"]), (text[:text.index(stop)], "stop"))
+
+    def test_several_prompts_and_outputs_are_labelled(self):
+        one = self.ok("generate", MODEL, "-p", "a", "-n", "3", "--quiet").text
+        two = self.ok("generate", MODEL, "-p", "a", "-p", "b", "-n", "3", "--quiet").text
+        self.assertTrue(two.startswith("[0] " + one), (one, two))
+        self.assertIn("\n[1] ", two)
+        many = self.ok("generate", MODEL, "-p", "a", "-n", "3", "--num-return-sequences", "2", "--quiet").text
+        self.assertTrue(many.startswith("[0.0] " + one))
+        self.assertIn("\n[0.1] ", many)
+
+
 class Resuming(BatchCase):
     def undisturbed(self, lines, *flags, model):
         return self.batch(lines, *flags, model=model, out="whole.jsonl")[0]

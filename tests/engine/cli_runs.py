@@ -387,11 +387,12 @@ class SameTokens(Checks):
 
     def test_settings_that_are_left_out_are_said(self):
         model = self.copy_model(MODEL)
-        (model / "generation_config.json").write_text('{"repetition_penalty": 1.2, "min_p": 0}')
+        (model / "generation_config.json").write_text(
+            '{"no_repeat_ngram_size": 3, "num_beams": 1, "repetition_penalty": 1.2}')
         lines = self.ok("generate", model, "--ids", "5", "-n", "1").err.splitlines()
         warned = [line for line in lines if "warning" in line]
         self.assertEqual(len(warned), 1, lines)
-        self.assertIn("repetition_penalty", warned[0])
+        self.assertIn("no_repeat_ngram_size", warned[0])
 
     def test_route_trace(self):
         path = self.folder / "routes.jsonl"
