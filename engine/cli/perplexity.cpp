@@ -17,17 +17,30 @@ struct PerplexityFlags {
   RunFlags run;
 };
 
-std::vector<int32_t> read_tokens(const PerplexityFlags& flags, const ModelFolder& folder) {
+// What encoding takes for each byte of valid text, at most: a tokenizer that does not split at
+// spaces takes 28 (text of 5 MB, peak of the process).
+constexpr Bytes kEncodingBytes = 30;
+
+struct Tokens {
   std::vector<int32_t> ids;
+  Bytes memory = 0;  // that reading them took at most
+};
+
+Tokens read_tokens(const PerplexityFlags& flags, const ModelFolder& folder) {
+  Tokens tokens;
+  std::vector<int32_t>& ids = tokens.ids;
   if (!flags.ids.empty()) {
     ids = parse_ids(flags.ids);
+    tokens.memory = 2 * ids.size() * sizeof(ids[0]);
   } else {
     const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
     if (tokenizer == nullptr) {
       throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path))
           .at_path(folder.path);
     }
-    ids = tokenizer->encode(read_file(flags.file, 64 * kMiB));
+    const std::string text = read_file(flags.file, 64 * kMiB);
+    ids = tokenizer->encode(text);
+    tokens.memory = kEncodingBytes * lossless(text).size();
   }
   const char* flag = flags.ids.empty() ? "-f" : "--ids";
   if (ids.size() < 2) {
@@ -46,7 +59,7 @@ std::vector<int32_t> read_tokens(const PerplexityFlags& flags, const ModelFolder
                     flag, id, folder.config.vocab_size - 1))
         .at_field(flag);
   }
-  return ids;
+  return tokens;
 }
 
 uint32_t in_range(const char* flag, std::optional<uint32_t> value, uint64_t least, uint64_t most) {
@@ -67,11 +80,12 @@ void run_perplexity(const PerplexityFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
   const Windows windows = windows_of(flags, folder);
   const Bytes tokenizer_bytes = tokenizer_memory(folder.path);
-  const std::vector<int32_t> ids = read_tokens(flags, folder);
+  const Tokens tokens = read_tokens(flags, folder);
+  const std::vector<int32_t>& ids = tokens.ids;
   const auto longest = static_cast<uint32_t>(std::min<size_t>(windows.length, ids.size()) - 1);
   const Demand demand{.prompt_tokens = {longest}, .max_tokens = {0}, .all_logits = true};
   ProgressBar bar(common);
-  Session session(std::move(folder), tokenizer_bytes + ids.size() * sizeof(ids[0]),
+  Session session(std::move(folder), tokenizer_bytes + tokens.memory,
                   session_options(flags.run, common, &bar), demand);
   bar.finish();
   note_device(flags.run, common);
