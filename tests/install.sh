@@ -6,7 +6,7 @@ packages=(
   build-essential cmake ninja-build ccache pkg-config
   liburing-dev libboost1.81-dev libboost-json1.81-dev libfmt-dev libcli11-dev libyaml-cpp-dev
   libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
-  libgtest-dev libgmock-dev
+  libgtest-dev libgmock-dev libdnnl-dev
   clang-14 clang-format-14 clang-tidy-14 libclang-rt-14-dev
   git python3 e2fsprogs chromium
 )
