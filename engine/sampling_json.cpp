@@ -71,7 +71,9 @@ std::vector<std::pair<int32_t, float>> biases(std::string_view field, const json
     if (error != std::errc() || stop != end || std::to_string(id) != key || !bias.is_number()) {
       refuse(field, kWanted);
     }
-    list.emplace_back(id, static_cast<float>(bias.to_number<double>()));
+    const double value = bias.to_number<double>();
+    if (std::abs(value) > std::numeric_limits<float>::max()) refuse(field, kWanted);
+    list.emplace_back(id, static_cast<float>(value));
   }
   return list;
 }

@@ -42,6 +42,11 @@ Counts steady_passes(const std::string& model, const engine::SessionOptions& opt
   for (engine::Request& r : requests) {
     r.prompt = test::random_ids(random, test::vocabulary_of(model), 12);
     r.sampling = {.max_tokens = 24, .ignore_eos = true};
+    if (&r == &requests.front()) continue;  // one is greedy, the others sample
+    r.sampling.temperature = 0.9;
+    r.sampling.top_k = 40;
+    r.sampling.top_p = 0.9;
+    r.sampling.repetition_penalty = 1.1;
   }
   engine::Session session(engine::open_model(model), 0, options,
                           engine::Generator::demand(requests));
