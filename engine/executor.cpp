@@ -7,6 +7,7 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "engine/executor_holes.h"
+#include "engine/kv_stream.h"
 #include "scheduler/enter.h"
 
 namespace headrace::engine {
@@ -21,12 +22,15 @@ using scheduler::TaskKind;
 using scheduler::TaskRef;
 
 constexpr int64_t kEnterRound = -1;
-// Tickets held at most by each lane's transfers. The pager has as many as both lanes and what a
+// Tickets held at most by each lane's transfers. The pager has as many as all lanes and what a
 // hole fetches together.
 constexpr uint64_t kLaneTicketsMax = 1024;
 
+bool moves_kv(const Task& task) {
+  return task.kind == TaskKind::kKvRead || task.kind == TaskKind::kKvWrite;
+}
 bool is_transfer(const Task& task) {
-  return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
+  return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy || moves_kv(task);
 }
 
 // How far one task has come. A transfer of round r is started in round r and consumed in round r or
@@ -44,8 +48,11 @@ struct LaneQueue {
   uint64_t started = 0, reaped = 0;  // over all rounds: those before `reaped` hold no ticket
   uint64_t tickets() const { return started - reaped; }
 };
-constexpr size_t kLanes = 2;  // disk read, host to device
-size_t lane_of(const Task& task) { return task.lane == Lane::kDiskRead ? 0 : 1; }
+constexpr size_t kLanes = 3;  // disk read, host to device, disk write
+size_t lane_of(const Task& task) {
+  if (task.lane == Lane::kDiskWrite) return 2;
+  return task.lane == Lane::kDiskRead ? 0 : 1;
+}
 
 }  // namespace
 
@@ -56,6 +63,7 @@ struct Executor::Impl {
   void enter(std::function<void(Bytes, Bytes)> report);
   void run(models::Activations& a, const models::Pass& pass);
   bool start_transfers();
+  bool all_started() const;
   bool start_ready(const Round& r, size_t lane, LaneQueue& q, std::vector<TaskState>& states,
                    int64_t now);
   bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& states, int64_t now);
@@ -80,6 +88,7 @@ struct Executor::Impl {
   ExecutorCounters counters;
   Places places;
   Holes holes;
+  KvStream kv;
   std::array<LaneQueue, kLanes> transfers, enter_transfers;  // of the steady round, of enter
   std::vector<uint32_t> compute_tasks;
   std::vector<TaskState> state, enter_state;
@@ -92,7 +101,8 @@ struct Executor::Impl {
   int64_t round = 0;               // of the next or running pass
 };
 
-Executor::Impl::Impl(Parts parts) : p(std::move(parts)), places(p), holes(p, places, counters) {
+Executor::Impl::Impl(Parts parts)
+    : p(std::move(parts)), places(p), holes(p, places, counters), kv(p.plan, p.workload, p.kv) {
   const scheduler::Plan& plan = p.plan;
   size_t chunks_max = 64;
   for (const ObjectSpec& object : p.workload.objects) {
@@ -173,6 +183,14 @@ bool Executor::Impl::edges_done(const Round& r, const Task& task, std::vector<Ta
 }
 
 void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
+  s.started = now;
+  if (moves_kv(task)) {
+    const std::optional<swap::Transfer> transfer = kv.transfer(task, now);
+    s.pending = transfer.has_value();
+    if (!s.pending) s.done = now;
+    if (s.pending) s.ticket = p.pager.start(*transfer), ++counters.transfers;
+    return;
+  }
   swap::Transfer t{.object = task.object,
                    .chunk = task.chunk,
                    .kind = p.workload.objects[task.object].kind,
@@ -182,7 +200,6 @@ void Executor::Impl::start(const Task& task, TaskState& s, int64_t now) {
   if (task.kind == TaskKind::kCopy) t.source = places.at(task.from, now);
   s.ticket = p.pager.start(t);
   s.pending = true;
-  s.started = now;
   ++counters.transfers;
 }
 
@@ -261,9 +278,18 @@ void Executor::Impl::enter(std::function<void(Bytes, Bytes)> report) {
   finish_enter(always);
 }
 
-void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
+bool Executor::Impl::all_started() const {
+  return oldest == enter_state.size() &&
+         std::all_of(transfers.begin(), transfers.end(),
+                     [](const LaneQueue& q) { return q.next == q.tasks.size(); });
+}
+
+void Executor::Impl::run(models::Activations& a, const models::Pass& asked) {
+  models::Pass pass = asked;
+  pass.kv_offsets = kv.offsets();
   const Round& r = p.plan.steady;
   for (LaneQueue& q : transfers) q.next = 0;
+  kv.begin(pass, round);
   p.decoder.begin(p.context, a, pass);
   size_t next = 0;
   while (true) {
@@ -280,8 +306,7 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& pass) {
         moved = true;
       }
       if (!moved) stall(seen, task);
-    } else if (oldest == enter_state.size() && transfers[0].next == transfers[0].tasks.size() &&
-               transfers[1].next == transfers[1].tasks.size()) {
+    } else if (all_started()) {
       break;
     } else if (!moved) {
       p.pager.wait_change(seen);
@@ -327,6 +352,8 @@ void Executor::Impl::compute(const Task& task, models::Activations& a, const mod
     }
     case TaskKind::kFetch:
     case TaskKind::kCopy:
+    case TaskKind::kKvRead:
+    case TaskKind::kKvWrite:
       break;
   }
   HEADRACE_ASSERT(false, "a transfer on the compute lane");

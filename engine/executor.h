@@ -34,6 +34,7 @@ class Executor {
     models::Decoder& decoder;
     swap::Pager& pager;
     std::span<std::byte> device, host;  // arenas of plan.arena_bytes; device may be empty
+    std::byte* kv = nullptr;            // keys and values: see scheduler::kv_place
     models::Context context;
     Trace* trace = nullptr;      // lane 0: compute
     DecisionObserver decisions;  // may be empty

@@ -59,6 +59,7 @@ std::byte* Places::at(const Slot& slot, int64_t round) const {
     }
     case Space::kNone:
     case Space::kStore:
+    case Space::kKv:
       break;
   }
   HEADRACE_ASSERT(false, "a slot without an address");

@@ -1,7 +1,8 @@
-// KV blocks in one fixed piece of memory: which block belongs to which request. A block holds
-// kKvBlockTokens tokens of all layers. Requests that begin with the same tokens share the full
-// blocks of them; a block that nobody uses keeps what it holds until its place is wanted. Nothing
-// is allocated after construction.
+// KV blocks by number: which belongs to which request. A block holds kKvBlockTokens tokens of all
+// layers; here its address is that of the first layer's part, and the parts of the others are
+// elsewhere at the same distance for all blocks (Pass::kv_offsets), or on disk. Requests that begin
+// with the same tokens share the full blocks of them; a block that nobody uses keeps what it holds
+// until its place is wanted. Nothing is allocated after construction.
 #pragma once
 
 #include <cstddef>
@@ -46,6 +47,7 @@ class KvCache {
 
   // Indexed by handle: what kernels read. Addresses stay valid for the cache's life.
   std::span<const kernels::SequenceKv> sequences() const { return views_; }
+  const std::byte* memory() const { return memory_; }  // address of block 0
   uint32_t free_blocks() const { return free_ - set_aside_; }
 
  private:

@@ -142,6 +142,14 @@ DType stored_dtype(const swap::Store& store) {
   return *dtype;
 }
 
+Bytes prepared_bytes(const ModelFolder& folder, const SafetensorsFolder& files) {
+  const std::vector<ObjectSpec> specs = models::layout_of(folder.config).specs();
+  return swap::store_bytes({.fingerprint = fingerprint(folder),
+                            .source = folder.path,
+                            .metadata = store_metadata(folder, files),
+                            .objects = specs});
+}
+
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       const models::WeightLayout& layout, const std::string& store_path,
                       std::optional<Bytes> limit, const kernels::Kernels& k,

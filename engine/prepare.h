@@ -26,6 +26,9 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       std::optional<Bytes> limit, const kernels::Kernels& k,
                       const Progress& progress);
 
+// What the store of `folder` will take on disk.
+Bytes prepared_bytes(const ModelFolder& folder, const SafetensorsFolder& files);
+
 // What a store says of itself: the stored precision, needed before the layout can be known.
 std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files);
 DType stored_dtype(const swap::Store& store);

@@ -83,7 +83,14 @@ json::object plan_json(const scheduler::Plan& plan, double planning_ms) {
                  {"predicted_s", plan.predicted_s},
                  {"why", plan.why},
                  {"planning_ms", planning_ms}};
-  if (!plan.pools.empty()) {
+  o["sequences"] = plan.sequences;
+  if (plan.kv.slots > 0) {
+    o["kv"] = json::object{{"layers", plan.kv.layers},
+                           {"streamed_layers", plan.kv.streamed.size()},
+                           {"slots", plan.kv.slots},
+                           {"blocks", plan.kv_blocks}};
+  }
+  if (!plan.pools.empty() || plan.kv.slots > 0) {
     o["least_bytes"] = plan.bytes_least;
     o["most_bytes"] = plan.bytes_most;
   }

@@ -12,14 +12,12 @@
 #include "core/clock.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "engine/calibrate.h"
 #include "engine/in_place.h"
 #include "engine/limits.h"
+#include "engine/planning.h"
 #include "engine/report.h"
-#include "kernels/stack.h"
 #include "scheduler/fill.h"
-#include "scheduler/search.h"
-#include "scheduler/verify.h"
+#include "scheduler/kv.h"
 #include "swap/busy.h"
 
 namespace headrace::engine {
@@ -28,210 +26,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint32_t kRowsWanted = 512;  // more rows a pass gain nothing: products are compute-bound
-constexpr uint32_t kSequencesMost = 4096;  // at a time, unless more are asked for
-constexpr size_t kTraceEvents = 1 << 18;   // recorded past that: dropped, counted in the file
-
 double since(double begin) { return steady_clock().seconds() - begin; }
 
-std::string cache_root(const SessionOptions& options) {
-  return options.cache.empty() ? default_cache_root() : options.cache;
-}
-
 std::string store_path(const SessionOptions& options, const ModelFolder& folder) {
-  const std::string root = options.store.empty() ? cache_root(options) + "/stores" : options.store;
-  return root + "/" + store_key(folder);
-}
-
-Bytes in_flight_of(const scheduler::Machine& machine) {
-  return machine.disk_in_flight != 0 ? machine.disk_in_flight
-                                     : swap::PagerOptions{}.bytes_in_flight;
-}
-
-scheduler::Machine machine_for(const SessionOptions& options, const kernels::Kernels& k,
-                               ThreadPool& pool, const SafetensorsFolder* in_place) {
-  const std::string root = cache_root(options);
-  CalibrateOptions how{.cache_file = root + "/machine.json",
-                       .scratch_folder = options.store.empty() ? root + "/stores" : options.store};
-  if (in_place != nullptr) {  // the largest: it has enough to read
-    how.read_file = std::max_element(in_place->files.begin(), in_place->files.end(),
-                                     [](const auto& a, const auto& b) { return a.size < b.size; })
-                        ->path;
-  }
-  scheduler::Machine machine =
-      options.machine_file.empty() ? calibrate(how, k, pool) : read_machine(options.machine_file);
-  if (options.disk_rate != 0) {
-    for (scheduler::Rate& rate : machine.rates) {
-      const bool disk = rate.edge.from == Tier::kDisk || rate.edge.to == Tier::kDisk;
-      if (disk)
-        rate.bytes_per_s = std::min(rate.bytes_per_s, static_cast<double>(options.disk_rate));
-    }
-  }
-  return machine;
+  return stores_folder(options) + "/" + store_key(folder);
 }
 
 }  // namespace
-
-scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
-                                  const models::WeightLayout& layout,
-                                  const models::Decoder& decoder, Bytes tokenizer_bytes,
-                                  const Demand& demand, uint32_t concurrent, const char* isa) {
-  scheduler::Workload w;
-  w.model = name;
-  w.objects = layout.specs();
-  w.segments = decoder.segments();
-  uint64_t prompt = 0, longest = 1;
-  std::vector<uint32_t> blocks;
-  for (size_t i = 0; i < demand.prompt_tokens.size(); ++i) {
-    const uint64_t tokens = uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i];
-    prompt += demand.prompt_tokens[i];
-    longest = std::max(longest, tokens);
-    blocks.push_back(kv_blocks_for(tokens));
-  }
-  std::sort(blocks.rbegin(), blocks.rend());
-  uint64_t kv_blocks = 0;
-  for (size_t i = 0; i < std::min<size_t>(concurrent, blocks.size()); ++i) kv_blocks += blocks[i];
-  size_t chunks = 0;
-  for (const ObjectSpec& object : w.objects) chunks += object.chunks.size();
-  const uint32_t generated =
-      demand.max_tokens.empty()
-          ? 1
-          : *std::max_element(demand.max_tokens.begin(), demand.max_tokens.end());
-  const Bytes one = decoder.activation_bytes(1, 1);
-  const Bytes of_requests = demand.held +
-                            kv_blocks * kernels::kKvBlockTokens * demand.held_per_token +
-                            KvCache::bytes_for(kv_blocks, concurrent, kv_blocks_for(longest));
-  w.needs = {.base = base_bytes(tokenizer_bytes, chunks, config.vocab_size) +
-                     round_up(of_requests, kBlock),
-             .kv_block = decoder.kv_block_bytes(),
-             .kv_blocks = static_cast<uint32_t>(std::clamp<uint64_t>(kv_blocks, 1, kNone)),
-             .activation_per_row = decoder.activation_bytes(2, 1) - one,
-             .activation_per_output = decoder.activation_bytes(1, 2) - one,
-             .io = kIoBytes};
-  w.needs.activation_fixed = one - w.needs.activation_per_row - w.needs.activation_per_output;
-  w.bf16_products = config.dtype == DType::kBF16;
-  w.sequences = std::max(concurrent, 1u);
-  w.prompt_tokens = static_cast<uint32_t>(std::clamp<uint64_t>(prompt, 1, 1u << 30));
-  w.generated_tokens = std::max(generated, 1u);
-  w.context = static_cast<uint32_t>(std::min<uint64_t>(longest, 1u << 30));
-  w.rows_wanted = std::max<uint32_t>(w.sequences, std::min(kRowsWanted, w.prompt_tokens));
-  w.outputs_max = demand.all_logits ? w.rows_wanted : w.sequences;
-  w.numerics =
-      fmt::format("weights {} activations float32 kv {} isa {} kv_block {}", name_of(config.dtype),
-                  name_of(decoder.kv_type()), isa, kernels::kKvBlockTokens);
-  return w;
-}
-
-Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
-  // Per chunk: its layout, spec, extent, tasks with uses and edges in the plan, executor and
-  // verifier state. Per word: the sampler's order and weight.
-  return round_up(kBaseBytes + tokenizer_bytes + chunks * kBytesPerChunk + vocabulary * 16, kBlock);
-}
-
-std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
-                                   Bytes tokenizer_bytes, const SessionOptions& options,
-                                   const Demand& demand, const kernels::Kernels& k,
-                                   ThreadPool& pool, const SafetensorsFolder* in_place) {
-  auto planned = std::make_unique<Planned>();
-  planned->layout = models::layout_of(config);
-  planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
-  planned->machine = machine_for(options, k, pool, in_place);
-  planned->budgets = {
-      .memory = options.memory ? *options.memory : round_down(available_memory() / 5 * 4, kBlock),
-      .device_memory = options.device_memory,
-      .kv_memory = options.kv_memory};
-  const double begin = steady_clock().seconds();
-  // All requests at once if their KV fits; otherwise fewer at a time, down to one.
-  const size_t at_once = options.max_sequences == 0 ? kSequencesMost : options.max_sequences;
-  const size_t requests = std::max<size_t>(1, demand.prompt_tokens.size());
-  for (auto concurrent = static_cast<uint32_t>(std::min(at_once, requests));; concurrent /= 2) {
-    planned->workload = make_workload(config, name, planned->layout, *planned->decoder,
-                                      tokenizer_bytes, demand, concurrent, k.isa);
-    planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;
-    if (in_place != nullptr) {
-      plan_in_place(planned->workload, planned->layout, *in_place, in_flight_of(planned->machine));
-    }
-    if (!options.trace_file.empty()) {  // the events, and as much again while they are written
-      planned->workload.needs.base += round_up(2 * kTraceEvents * sizeof(TraceEvent), kBlock);
-    }
-    try {
-      if (options.plan_file.empty()) {
-        planned->plan = scheduler::search(planned->workload, planned->machine, planned->budgets,
-                                          options.choices);
-      } else {
-        planned->plan =
-            scheduler::parse_plan(read_file(options.plan_file, 256 * kMiB), options.plan_file);
-        adopt_plan(*planned, options);
-      }
-      break;
-    } catch (const Error& e) {
-      if (e.code() != ErrorCode::kInfeasible || concurrent <= 1) throw;
-    }
-  }
-  planned->planning_ms = since(begin) * 1e3;
-  return planned;
-}
-
-namespace {
-
-// Bytes of `count` pieces and those before; refused where a plan's figures would wrap.
-std::optional<Bytes> plus_pieces(std::optional<Bytes> sum, uint64_t count, Bytes each) {
-  const auto pieces = checked_mul(count, each);
-  return sum && pieces ? checked_add(*sum, *pieces) : std::nullopt;
-}
-
-}  // namespace
-
-void adopt_plan(Planned& planned, const SessionOptions& options) {
-  scheduler::Plan& plan = planned.plan;
-  const scheduler::Workload& w = planned.workload;
-  const auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::kFormat, fmt::format("{}: {}; make a new one with `headrace plan -o`",
-                                                options.plan_file, why))
-        .at_path(options.plan_file)
-        .at_field("--plan");
-  };
-  if (plan.workload_hash != scheduler::workload_hash(w))
-    refuse("the plan was made for another model");
-  if (options.memory && plan.budget > *options.memory) {
-    refuse(fmt::format("the plan needs {}, more than --memory", format_bytes(plan.budget)));
-  }
-  if (options.device_memory && plan.arena_bytes[0] > *options.device_memory) {
-    refuse(fmt::format("the plan puts {} on the device, more than --device-memory",
-                       format_bytes(plan.arena_bytes[0])));
-  }
-  if (plan.kv_blocks < w.needs.kv_blocks) refuse("the plan has too little KV for these requests");
-  scheduler::verify(plan, w);
-  if (plan.outputs_max == 0 || plan.outputs_max > plan.rows_max) {
-    refuse(fmt::format("the plan has {} outputs in {} rows", plan.outputs_max, plan.rows_max));
-  }
-  // What this run takes besides the weights, whatever the text says of it: out of the slack, then
-  // out of what else the budget allows.
-  const auto cover = [&](Bytes& part, std::optional<Bytes> need) {
-    constexpr Bytes kMost = Bytes{1} << 60;  // all parts together stay within 64 bits
-    part = std::max(part, need.value_or(kMost));
-    if (part >= kMost) refuse("the plan's sizes are beyond all bounds");
-  };
-  scheduler::MemorySplit& m = plan.memory;
-  const scheduler::Needs& needs = w.needs;
-  const auto rows = plus_pieces(needs.activation_fixed, plan.rows_max, needs.activation_per_row);
-  cover(m.base, needs.base);
-  cover(m.kv, plus_pieces(0, plan.kv_blocks, needs.kv_block));
-  cover(m.activations, plus_pieces(rows, plan.outputs_max, needs.activation_per_output));
-  cover(m.workspace, needs.workspace);
-  cover(m.io, needs.io);
-  m.slack = plan.arena_bytes[0] + plan.arena_bytes[1] - m.resident_weights - m.stream_ring;
-  const Bytes needed = m.total();
-  if (needed > std::max(plan.budget, planned.budgets.memory)) {
-    refuse(fmt::format("this run takes {} with the plan, more than {}", format_bytes(needed),
-                       format_bytes(std::max(plan.budget, planned.budgets.memory))));
-  }
-  plan.budget = std::max(plan.budget, needed);
-  m.slack += plan.budget - needed;
-  if (options.kv_memory && m.kv > *options.kv_memory) {
-    refuse(fmt::format("the plan has {} of KV, more than --kv-memory", format_bytes(m.kv)));
-  }
-}
 
 // ---- session
 
@@ -276,8 +77,12 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
   std::optional<SafetensorsFolder> files;
   const auto open = [&] { return open_store(path); };
   if (in_place || !while_free(options_, path, open)) files = open_weights(folder_);
+  if (!in_place) {
+    options_.disk_used = files ? prepared_bytes(folder_, *files) : store_->info().bytes;
+  }
   planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_,
                        in_place ? &*files : nullptr);
+  scratch_ = make_scratch(planned_->plan, planned_->budgets, stores_folder(options_));
   if (in_place) {
     store_ = open_in_place(folder_, *files, planned_->layout, k_);
     files.reset();
@@ -304,8 +109,8 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
 }
 
 Session::~Session() {
+  pager_.reset();  // drains before the arenas go, and what the executor says is to move
   executor_.reset();
-  pager_.reset();  // drains before the arenas go
 }
 
 // True when the folder's store is there and still belongs to it.
@@ -334,22 +139,26 @@ void Session::allocate_and_load(const Demand& demand) {
   const scheduler::Workload& w = planned_->workload;
   check_store();
   if (!options_.trace_file.empty()) {
-    trace_ = std::make_unique<Trace>(std::vector<std::string>{"compute", "disk read", "copy"},
-                                     kTraceEvents);
+    trace_ = std::make_unique<Trace>(
+        std::vector<std::string>{"compute", "disk read", "copy", "disk write"}, kTraceEvents);
   }
   device_ = Arena(plan.arena_bytes[0]);
   host_ = Arena(plan.arena_bytes[1]);
   const Bytes activation_bytes =
-      round_up(decoder().activation_bytes(plan.rows_max, plan.outputs_max), 64);
-  work_ = Arena(activation_bytes + plan.kv_blocks * w.needs.kv_block);
+      round_up(decoder().activation_bytes(plan.rows_max, plan.outputs_max), kBlock);
+  const Bytes kv_bytes =
+      scheduler::kv_places(plan.kv) * Bytes{plan.kv_blocks} * plan.kv.block_bytes;
+  work_ = Arena(activation_bytes + kv_bytes);
   activations_ = decoder().bind(work_.span(0, activation_bytes), plan.rows_max, plan.outputs_max);
   uint32_t longest = 1;
   for (size_t i = 0; i < demand.prompt_tokens.size(); ++i) {
     longest =
         std::max(longest, kv_blocks_for(uint64_t{demand.prompt_tokens[i]} + demand.max_tokens[i]));
   }
-  kv_ = std::make_unique<KvCache>(work_.span(activation_bytes, plan.kv_blocks * w.needs.kv_block),
-                                  w.needs.kv_block, plan.kv_blocks, w.sequences, longest);
+  // Of each block the first layer's part: those of the others are at Pass::kv_offsets from there.
+  const std::span<std::byte> kv = work_.span(activation_bytes, kv_bytes);
+  kv_ = std::make_unique<KvCache>(kv, plan.kv.block_bytes, plan.kv_blocks, w.sequences, longest);
+  if (scratch_) kv_moves_ = scheduler::KvMoves(plan.kv_blocks);
   const Bytes in_flight = in_flight_of(planned_->machine);
   std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
   if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
@@ -361,6 +170,7 @@ void Session::allocate_and_load(const Demand& demand) {
                                       .bytes_in_flight = in_flight,
                                       .disk_rate = options_.disk_rate,
                                       .trace = trace_.get(),
+                                      .scratch = scratch_.get(),
                                       .buffers = buffers,
                                       .room = arrivals_.span(0, arrivals_.size()),
                                       .note = options_.note});
@@ -376,6 +186,7 @@ void Session::allocate_and_load(const Demand& demand) {
       .pager = *pager_,
       .device = device_.span(0, device_.size()),
       .host = host_.span(0, host_.size()),
+      .kv = kv.data(),
       .context = {k_, pool_},
       .trace = trace_.get(),
       .decisions = [this](uint32_t hole,
@@ -412,6 +223,7 @@ void Session::check_store() const {
 
 void Session::run(const models::Pass& pass) {
   pass_rows_ = static_cast<uint32_t>(pass.tokens.size());
+  if (scratch_) replay_kv(pass);
   executor_->run(*activations_, pass);
   if (trace_) trace_resident();
 }
@@ -441,6 +253,18 @@ void Session::trace_resident() {
                     .begin_ns = now,
                     .end_ns = now});
   }
+}
+
+void Session::replay_kv(const models::Pass& pass) {
+  const scheduler::KvStream& kv = planned_->plan.kv;
+  mark_kv(pass, kv_->memory(), kv.block_bytes, kv_moves_);
+  const auto add = [&](scheduler::ByteRow& row, uint64_t blocks) {
+    if (blocks == 0) return;
+    row.bytes += blocks * kv.block_bytes * kv.streamed.size();
+    row.operations += kv.streamed.size();
+  };
+  add(kv_moved_[0], kv_moves_.read_blocks());
+  add(kv_moved_[1], kv_moves_.written_blocks());
 }
 
 void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
@@ -476,6 +300,9 @@ std::vector<scheduler::ByteRow> Session::predicted() const {
     add(row, executor_->counters().passes);
   }
   for (const auto& row : decided_) add(row, row.bytes != 0 ? 1 : 0);
+  for (const auto& row : kv_moved_) {
+    if (row.bytes != 0) add(row, 1);
+  }
   return rows;
 }
 

@@ -13,6 +13,7 @@
 #include "core/trace.h"
 #include "engine/executor.h"
 #include "engine/kv_cache.h"
+#include "engine/kv_stream.h"
 #include "engine/model_folder.h"
 #include "engine/prepare.h"
 #include "scheduler/fill.h"
@@ -26,6 +27,7 @@ namespace headrace::engine {
 
 struct SessionOptions {
   std::optional<Bytes> memory, device_memory, disk_memory, kv_memory;
+  Bytes disk_used = 0;         // by the store, of disk_memory: Session finds out itself
   std::string store;           // folder of stores; empty: in the cache root; kStoreNone: none
   std::string cache;           // cache root; empty: default_cache_root()
   scheduler::Choices choices;  // --policy, --prefetch-depth
@@ -125,6 +127,7 @@ class Session {
   void check_store() const;
   void allocate_and_load(const Demand& demand);
   void trace_resident();
+  void replay_kv(const models::Pass& pass);
   void replay(uint32_t hole, std::span<const uint32_t> choices);
 
   SessionOptions options_;
@@ -137,6 +140,7 @@ class Session {
   SessionTimings timings_;
   std::unique_ptr<Trace> trace_;
   Arena device_, host_, work_, arrivals_;
+  std::unique_ptr<swap::Scratch> scratch_;  // null: nothing spills
   std::unique_ptr<swap::Pager> pager_;
   std::unique_ptr<models::Activations, void (*)(models::Activations*)> activations_{nullptr,
                                                                                     nullptr};
@@ -148,6 +152,9 @@ class Session {
   scheduler::Filled replayed_;
   std::vector<scheduler::ByteRow> decided_;  // per pool
   std::vector<Bytes> decided_by_hole_;
+  scheduler::KvMoves kv_moves_;
+  scheduler::ByteRow kv_moved_[2] = {{.edge = {Tier::kDisk, Tier::kHost}, .kind = Kind::kKv},
+                                     {.edge = {Tier::kHost, Tier::kDisk}, .kind = Kind::kKv}};
   struct RowRange {
     uint32_t rows = 0;
     scheduler::HoleBytes bytes;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "scheduler/kv.h"
 
 namespace headrace::scheduler {
 namespace {
@@ -50,11 +51,11 @@ Bytes room_for_weights(const Workload& workload, const Budgets& budgets) {
   Bytes memory = budgets.memory;
   if (budgets.device_memory && !budgets.device_within_memory) memory += *budgets.device_memory;
   // A cap on KV may make a plan hold less of it than the requests could fill.
-  Bytes kv = needs.kv_block * needs.kv_blocks;
+  Bytes kv = needs.kv_streamed == 0 ? kv_memory(needs) : 0;
   if (budgets.kv_memory) kv = std::min(kv, *budgets.kv_memory);
   const Bytes activations =
       needs.activation_fixed + needs.activation_per_row + needs.activation_per_output;
-  return less(memory, needs.base + kv + activations + needs.workspace + needs.io);
+  return less(memory, needs.base + needs.requests + kv + activations + needs.workspace + needs.io);
 }
 
 // The fewest bytes read for a byte in memory, of all chunks that may have to be.
@@ -71,8 +72,19 @@ double least_read(const Workload& workload) {
 
 }  // namespace
 
+// Keys and values that need not stay are attended to in every pass, as weights are touched: what of
+// both together finds no room is read. A cap keeps room from them that weights then have.
 Bytes bound_bytes(const Workload& workload, const Budgets& budgets) {
-  const Bytes moved = less(touched(workload), room_for_weights(workload, budgets));
+  const Needs& needs = workload.needs;
+  const Bytes weights = touched(workload), room = room_for_weights(workload, budgets);
+  Bytes moved = less(weights, room);
+  if (needs.kv_streamed > 0) {
+    const uint64_t before = std::max(1u, workload.context) - 1;  // tokens of each sequence
+    const uint64_t blocks = (before + needs.kv_block_tokens - 1) / needs.kv_block_tokens;
+    const Bytes kv = std::min<Bytes>(needs.kv_blocks, blocks * workload.sequences) * needs.kv_block;
+    const Bytes kept = std::min(kv, budgets.kv_memory.value_or(kv));
+    moved = weights + kv - std::min(weights + kept, room);
+  }
   if (workload.reads.empty()) return moved;
   return static_cast<Bytes>(static_cast<double>(moved) * least_read(workload));
 }

@@ -9,6 +9,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "scheduler/kv.h"
 
 namespace headrace::scheduler {
 
@@ -20,13 +21,6 @@ constexpr std::array<uint32_t, 6> kDepths = {1, 2, 4, 8, 16, 32};
 
 Bytes plus(Bytes a, Bytes b) { return checked_add(a, b).value_or(kTooMuch); }
 Bytes times(Bytes a, Bytes b) { return checked_mul(a, b).value_or(kTooMuch); }
-
-// Of the process, besides the weights.
-Bytes needs_bytes(const Workload& w, uint32_t rows_max) {
-  Bytes sum = plus(w.needs.base, times(w.needs.kv_blocks, w.needs.kv_block));
-  sum = plus(sum, activation_bytes(w, rows_max));
-  return plus(sum, plus(w.needs.workspace, w.needs.io));
-}
 
 std::vector<uint32_t> rows_to_try(const Workload& w) {
   const uint32_t wanted = std::max(1u, w.rows_wanted);
@@ -110,6 +104,13 @@ Bytes activation_bytes(const Workload& w, uint32_t rows_max) {
   return plus(w.needs.activation_fixed, plus(rows, outputs));
 }
 
+Bytes needs_bytes(const Workload& w, uint32_t rows_max) {
+  Bytes sum =
+      plus(plus(w.needs.base, w.needs.requests), plus(kv_memory(w.needs), kv_account(w.needs)));
+  sum = plus(sum, activation_bytes(w, rows_max));
+  return plus(sum, plus(w.needs.workspace, w.needs.io));
+}
+
 Passes passes_of(const Workload& w, uint32_t rows_max) {
   const uint32_t rows = std::max(1u, rows_max), sequences = std::max(1u, w.sequences);
   const auto turns = [&](uint64_t n) { return static_cast<double>((n + rows - 1) / rows); };
@@ -117,6 +118,7 @@ Passes passes_of(const Workload& w, uint32_t rows_max) {
   out.prefill = turns(w.prompt_tokens);
   out.prefill_rows = std::max(1u, std::min(rows, w.prompt_tokens));
   out.decode = static_cast<double>(w.generated_tokens) * turns(sequences);
+  out.decode *= std::max(1.0, static_cast<double>(w.requests) / sequences);  // as places get free
   return out;
 }
 
@@ -169,6 +171,20 @@ double pass_seconds(const Load& load, uint32_t depth) {
   return most + rest / (depth + 1);
 }
 
+// What a pass adds to the disk's time for keys and values.
+double kv_seconds(const Workload& w, const Machine& m, uint32_t sequences, uint32_t rows) {
+  if (w.needs.kv_streamed == 0) return 0;
+  Plan plan;  // what kv_expected reads of one
+  plan.kv_blocks = w.needs.kv_blocks;
+  plan.kv.block_bytes = w.needs.kv_layer_block;
+  plan.kv.streamed.resize(w.needs.kv_streamed);
+  const KvBytes bytes =
+      kv_expected(plan, w, {.rows = rows, .context = w.context, .sequences = sequences});
+  const double read = seconds(m, {Tier::kDisk, Tier::kHost}, bytes.read, w.needs.kv_streamed);
+  const double write = seconds(m, {Tier::kHost, Tier::kDisk}, bytes.written, w.needs.kv_streamed);
+  return m.half_duplex_disk ? read + write : std::max(read, write);
+}
+
 void estimate(const Workload& w, const Machine& m, const Inventory& inventory, const Decision& d,
               Candidate& candidate) {
   const Passes passes = passes_of(w, candidate.rows_max);
@@ -186,24 +202,16 @@ void estimate(const Workload& w, const Machine& m, const Inventory& inventory, c
   const bool device = candidate.room.has_device;
   Load prompt = load_of(w, m, inventory, d, device, passes.prefill_rows);
   candidate.decode = load_of(w, m, inventory, d, device, together);
+  const double kv = kv_seconds(w, m, together, together);
+  prompt.disk_s += kv_seconds(w, m, 1, passes.prefill_rows);
+  candidate.decode.disk_s += kv;
+  candidate.decode.kv_s = kv;
   Load decode = candidate.decode;
   prompt.disk_s *= stream_jitter(slot, candidate.depth);
   decode.disk_s *= stream_jitter(slot, candidate.depth);
   candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
                          passes.prefill * pass_seconds(prompt, candidate.depth) +
                          passes.decode * pass_seconds(decode, candidate.depth);
-}
-
-void check_kv(const Workload& w, const Budgets& b) {
-  const Bytes kv = times(w.needs.kv_blocks, w.needs.kv_block);
-  if (!b.kv_memory || kv <= *b.kv_memory) return;
-  throw Error(
-      ErrorCode::kInfeasible,
-      fmt::format("--kv-memory {}: the requests can come to need {} of KV; give --kv-memory "
-                  "{} or fewer tokens",
-                  format_bytes(*b.kv_memory), format_bytes(kv), kv))
-      .at_field("kv_memory")
-      .requiring(kv);
 }
 
 }  // namespace
@@ -226,7 +234,6 @@ Decision decide(const Workload& workload, const Machine& machine, const Candidat
 std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const Budgets& b,
                                       const Choices& choices) {
   check_choices(choices);
-  check_kv(w, b);
   const Inventory inventory = take_inventory(w);
   const uint32_t together = std::min(w.sequences, std::max(1u, w.rows_wanted));
   std::vector<Candidate> out;
@@ -237,7 +244,7 @@ std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const
     if (!room) return false;
     const std::optional<Decision> decision = policy.decide(w, m, *room, one);
     if (!decision) return false;
-    Candidate& c = out.emplace_back(Candidate{&policy, rows, depth, *room, 0, {}});
+    Candidate& c = out.emplace_back(Candidate{&policy, rows, depth, 0, *room, 0, {}});
     estimate(w, m, inventory, *decision, c);
     return true;
   };
@@ -291,15 +298,16 @@ void refuse(const Workload& w, const Budgets& b, const Choices& choices) {
         .at_field("device_memory")
         .requiring(device);
   }
-  const Bytes kv = times(w.needs.kv_blocks, w.needs.kv_block);
+  const Bytes kv = kv_memory(w.needs);
   const Bytes activations = activation_bytes(w, 1);
-  const Bytes rest = plus(w.needs.workspace, w.needs.io);
+  const Bytes rest = plus(kv_account(w.needs), plus(w.needs.workspace, w.needs.io));
   const Bytes weights = *required - needs_bytes(w, 1);
-  const std::pair<Bytes, const char*> parts[] = {{w.needs.base, "the program"},
-                                                 {kv, "KV"},
-                                                 {activations, "activations"},
-                                                 {rest, "workspace and I/O"},
-                                                 {weights, "weights in use at once"}};
+  const std::pair<Bytes, const char*> parts[] = {
+      {plus(w.needs.base, w.needs.requests), "the program"},
+      {kv, "KV"},
+      {activations, "activations"},
+      {rest, "workspace and I/O"},
+      {weights, "weights in use at once"}};
   std::string list;
   for (const auto& [bytes, name] : parts) {
     list += fmt::format("{}{} {}", list.empty() ? "" : ", ", name, format_bytes(bytes));

@@ -14,11 +14,13 @@ namespace headrace::scheduler {
 
 struct Load {  // seconds that a pass keeps each part busy
   double disk_s = 0, copy_s = 0, compute_s = 0;
+  double kv_s = 0;  // of disk_s, for keys and values
 };
 
 struct Candidate {  // small: there are hundreds; decide() says again what it is
   const Policy* policy = nullptr;
   uint32_t rows_max = 1, depth = 0;
+  uint32_t shape = 0;  // of those that the search tries
   Room room;
   double estimate_s = 0;  // of the whole run
   Load decode;            // of a pass of decoding
@@ -26,8 +28,7 @@ struct Candidate {  // small: there are hundreds; decide() says again what it is
 Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate);
 
 // Sorted by policy (order of the list), rows and depth. Empty: nothing fits. Throws Error(kUsage)
-// for an unknown policy or a depth that the policy cannot have, Error(kInfeasible) for a KV cap
-// that is too small.
+// for an unknown policy or a depth that the policy cannot have.
 std::vector<Candidate> all_candidates(const Workload& workload, const Machine& machine,
                                       const Budgets& budgets, const Choices& choices);
 
@@ -38,6 +39,8 @@ std::vector<Candidate> all_candidates(const Workload& workload, const Machine& m
 std::optional<Bytes> required_memory(const Workload& workload, const Budgets& budgets,
                                      const Choices& choices, const Policy& policy);
 
+// Of the process, besides the weights.
+Bytes needs_bytes(const Workload& workload, uint32_t rows_max);
 Bytes activation_bytes(const Workload& workload, uint32_t rows_max);
 
 struct Passes {  // of a run: how many, and the rows of a prompt's

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "scheduler/fill.h"
+#include "scheduler/kv.h"
 
 namespace headrace::scheduler {
 namespace {
@@ -81,14 +82,14 @@ CostTable Costs::table(const Round& round) const {
     table.lanes.at(static_cast<size_t>(task.lane)).push_back(t);
     if (task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy) {
       table.transfer_s[t] = transfer(task);
-    } else {
+    } else if (task.lane == Lane::kCompute) {
       last.at(task.segment) = t;
       ++count[task.segment];
     }
   }
   for (uint32_t t = 0; t < round.tasks.size(); ++t) {
     const Task& task = round.tasks[t];
-    if (task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy) continue;
+    if (task.lane != Lane::kCompute) continue;
     table.compute[t] = compute(round, task, count[task.segment], last[task.segment] == t);
   }
   return table;
@@ -109,6 +110,16 @@ const Costs::Demand& Costs::demand(uint32_t hole, uint32_t rows) {
     }
   }
   return found->second;
+}
+
+double Costs::move_kv(TaskKind kind, const PassRows& rows) const {
+  const KvBytes bytes = kv_expected(plan_, workload_, rows);
+  const bool reads = kind == TaskKind::kKvRead;
+  const double layers = static_cast<double>(std::max<size_t>(1, plan_.kv.streamed.size()));
+  const double share = static_cast<double>(reads ? bytes.read : bytes.written) / layers;
+  if (share <= 0) return 0;
+  return reads ? through({Tier::kDisk, Tier::kHost}, share)
+               : through({Tier::kHost, Tier::kDisk}, share);
 }
 
 double Costs::through(Edge edge, double bytes) const {

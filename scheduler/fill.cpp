@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "core/error.h"
+#include "scheduler/kv.h"
 
 namespace headrace::scheduler {
 
@@ -242,7 +243,10 @@ HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hol
 HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
   Bytes walked = 0;
   for (const ByteRow& row : bytes_of(plan.steady)) walked += row.bytes;
-  HoleBytes out{walked, walked, walked};
+  const PassRows decode{.rows = rows, .context = workload.context};
+  HoleBytes out{walked + kv_least(plan, rows).total(),
+                walked + kv_expected(plan, workload, decode).total(),
+                walked + kv_most(plan, rows).total()};
   for (const Hole& hole : plan.holes) {
     const HoleBytes bytes = hole_bytes(plan, workload, hole, rows);
     out.least += bytes.least;

@@ -33,6 +33,8 @@ enum class TaskKind : uint8_t {
   kForward,  // a segment's product with a run of chunks of one object
   kRoute,    // a router
   kExperts,  // routed experts, through a hole
+  kKvRead,   // keys and values of a layer, disk to memory: lane kDiskRead
+  kKvWrite,  // memory to disk: lane kDiskWrite
 };
 enum class Lane : uint8_t {
   kCompute,
@@ -51,6 +53,7 @@ enum class Space : uint8_t {
   kRing,      // area: into Plan::rings; index: see Ring
   kPool,      // area: into Plan::pools; the slot is decided by fill()
   kStore,     // on disk
+  kKv,        // index: which of the layers that stream their keys and values; see KvStream
 };
 
 struct Slot {
@@ -133,6 +136,17 @@ struct Hole {  // what only data decide
   uint32_t choices_per_row = 1;
 };
 
+// Keys and values of layers that do not stay: the i-th of them is in slot (i + r * streamed) %
+// slots of a ring in steady round r. What moves follows from the positions of a pass
+// (scheduler/kv.h).
+struct KvStream {
+  uint32_t layers = 0;             // that have keys and values
+  Bytes block_bytes = 0;           // of one layer in a block
+  uint32_t slots = 0;              // of the ring, each of kv_blocks blocks; 0: every layer stays
+  std::vector<uint32_t> streamed;  // layers, ascending
+  bool operator==(const KvStream&) const = default;
+};
+
 struct ByteRow {  // of one round, or of a run
   Edge edge;
   Kind kind = Kind::kWeights;
@@ -173,6 +187,7 @@ struct Plan {
   uint32_t rows_max = 1;  // rows of a pass
   uint32_t outputs_max = 1;
   uint32_t kv_blocks = 0;
+  KvStream kv;
   uint32_t sequences = 1;  // rows of the decode pass that predicted_s is of
 
   std::vector<Resident> residents;

@@ -185,6 +185,7 @@ class Parser {
     field("kv_blocks", p_.kv_blocks);
     field("sequences", p_.sequences);
     next_line();
+    kv(p_.kv);
     field("bytes", p_.bytes);
     field("least", p_.bytes_least);
     field("most", p_.bytes_most);
@@ -192,6 +193,16 @@ class Parser {
     next_line();
     expect("predicted_s");
     p_.predicted_s = real();
+    next_line();
+  }
+  void kv(KvStream& kv) {
+    uint32_t streamed = 0;
+    expect("kv");
+    field("layers", kv.layers);
+    field("block_bytes", kv.block_bytes);
+    field("slots", kv.slots);
+    field("streamed", streamed);
+    for (uint32_t i = 0; i < streamed; ++i) add(kv.streamed) = number<uint32_t>();
     next_line();
   }
   void memory() {
@@ -298,12 +309,26 @@ class Parser {
         expect("hole");
         t.hole = index();
         break;
+      case TaskKind::kKvRead:
+      case TaskKind::kKvWrite:
+        moves_kv(t);
+        break;
       case TaskKind::kRoute:
         field("segment", t.segment);
         break;
     }
     field("after", t.after.begin);
     t.after.end = number<uint32_t>();
+  }
+  void moves_kv(Task& t) {
+    const bool reads = t.kind == TaskKind::kKvRead;
+    t.lane = reads ? Lane::kDiskRead : Lane::kDiskWrite;
+    if (!reads) t.edge = {Tier::kHost, Tier::kDisk};
+    t.from = t.to = {Space::kStore, 0, 0};
+    field("segment", t.segment);
+    Slot& slot = reads ? t.to : t.from;
+    slot.space = Space::kKv;
+    field("slot", slot.index);
   }
   void transfer(Task& t) {
     t.object = number<uint32_t>();

@@ -77,8 +77,16 @@ class Printer {
     line("arena device {} host {}", p.arena_bytes[0], p.arena_bytes[1]);
     line("pass depth {} rows {} outputs {} kv_blocks {} sequences {}", p.prefetch_depth, p.rows_max,
          p.outputs_max, p.kv_blocks, p.sequences);
+    kv(p.kv);
     line("bytes {} least {} most {} bound {}", p.bytes, p.bytes_least, p.bytes_most, p.bound_bytes);
     line("predicted_s {}", p.predicted_s);
+  }
+
+  void kv(const KvStream& kv) {
+    std::string streamed;
+    for (uint32_t layer : kv.streamed) streamed += fmt::format(" {}", layer);
+    line("kv layers {} block_bytes {} slots {} streamed {}{}", kv.layers, kv.block_bytes, kv.slots,
+         kv.streamed.size(), streamed);
   }
 
   void alternative(const Alternative& a) {
@@ -94,6 +102,7 @@ class Printer {
       case Space::kStore:
         return space;
       case Space::kResident:
+      case Space::kKv:
         return fmt::format("{} {}", space, s.index);
       case Space::kRing:
       case Space::kPool:
@@ -124,6 +133,11 @@ class Printer {
       case TaskKind::kExperts:
         return line("task {} segment {} hole {} after {} {}", kind, t.segment, index(t.hole),
                     t.after.begin, t.after.end);
+      case TaskKind::kKvRead:
+      case TaskKind::kKvWrite:
+        return line("task {} segment {} slot {} after {} {}", kind, t.segment,
+                    t.kind == TaskKind::kKvRead ? t.to.index : t.from.index, t.after.begin,
+                    t.after.end);
       case TaskKind::kRoute:
         return line("task {} segment {} after {} {}", kind, t.segment, t.after.begin, t.after.end);
     }

@@ -7,8 +7,9 @@
 
 namespace headrace::scheduler {
 
-inline constexpr std::array kTaskWords = {"fetch", "copy", "embed", "forward", "route", "experts"};
-inline constexpr std::array kSpaceWords = {"none", "resident", "ring", "pool", "store"};
+inline constexpr std::array kTaskWords = {"fetch", "copy",    "embed",   "forward",
+                                          "route", "experts", "kv_read", "kv_write"};
+inline constexpr std::array kSpaceWords = {"none", "resident", "ring", "pool", "store", "kv"};
 inline constexpr std::array kSourceWords = {"tokens", "router"};
 inline constexpr std::array kRoundWords = {"enter", "steady"};
 

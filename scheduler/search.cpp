@@ -10,7 +10,10 @@
 #include "core/error.h"
 #include "scheduler/bound.h"
 #include "scheduler/candidates.h"
+#include "scheduler/kv.h"
+#include "scheduler/packing.h"
 #include "scheduler/policy.h"
+#include "scheduler/shapes.h"
 #include "scheduler/simulate.h"
 #include "scheduler/verify.h"
 
@@ -75,11 +78,18 @@ class Search {
       : w_(workload), m_(machine), b_(budgets), choices_(choices) {}
 
   Plan run() {
-    std::vector<Candidate> candidates = all_candidates(w_, m_, b_, choices_);
-    if (candidates.empty()) refuse(w_, b_, choices_);
+    shapes_ = shapes_of(w_, b_);
+    std::vector<std::vector<Candidate>> candidates;  // by shape that is tried
     std::vector<Trial> trials;
-    for (const Candidate* candidate : shortlist(candidates)) trials.push_back(try_out(*candidate));
+    for (uint32_t shape : promising()) {
+      use(w_, shapes_[shape]);
+      candidates.push_back(all_candidates(w_, m_, b_, choices_));
+      for (Candidate& c : candidates.back()) c.shape = shape;
+      for (const Candidate* c : shortlist(candidates.back())) trials.push_back(try_out(*c));
+    }
+    if (trials.empty()) refuse_all();
     const Trial& best = *choose(trials);
+    use(w_, shapes_[best.candidate->shape]);
     Plan plan = make(*best.candidate);
     plan.predicted_s = best.predicted_s;
     plan.machine_hash = m_.hash();
@@ -91,6 +101,9 @@ class Search {
   }
 
  private:
+  std::vector<uint32_t> promising();
+  std::optional<double> quick_estimate();
+  [[noreturn]] void refuse_all();
   std::vector<const Candidate*> shortlist(std::vector<Candidate>& candidates) const;
   Plan make(const Candidate& candidate) const;
   Trial try_out(const Candidate& candidate) const;
@@ -99,11 +112,66 @@ class Search {
   std::string why(const Trial& best, const Plan& plan) const;
   std::vector<Alternative> alternatives(const Trial& best, const std::vector<Trial>& trials) const;
 
-  const Workload& w_;
+  Workload w_;  // of the shape at hand
   const Machine& m_;
   const Budgets& b_;
   const Choices& choices_;
+  std::vector<Shape> shapes_;
 };
+
+// The least estimate of a usual plan of the shape: one policy, one depth, as many rows as fit.
+std::optional<double> Search::quick_estimate() {
+  constexpr uint32_t kUsualDepth = 4;
+  Choices usual = choices_;
+  if (usual.policy == "auto") usual.policy = "pin";
+  const bool fixed = usual.prefetch_depth || usual.policy == "sync";
+  for (const uint32_t depth : {kUsualDepth, 0u}) {
+    if (!fixed) usual.prefetch_depth = depth;
+    std::optional<double> least;
+    for (const Candidate& c : all_candidates(w_, m_, b_, usual)) {
+      least = std::min(least.value_or(c.estimate_s), c.estimate_s);
+    }
+    if (least || fixed) return least;
+  }
+  return std::nullopt;
+}
+
+// Which shapes are worth a closer look: the best by closed form, and one that is nearly as good.
+// Where all that is asked for fits at once, nothing else is.
+std::vector<uint32_t> Search::promising() {
+  constexpr double kNearly = 1.15;
+  std::vector<std::pair<double, uint32_t>> order;
+  const Bytes weights = take_inventory(w_).all();
+  for (uint32_t i = 0; i < shapes_.size(); ++i) {
+    use(w_, shapes_[i]);
+    const std::optional<double> estimate = quick_estimate();
+    if (!estimate) continue;
+    order.emplace_back(*estimate, i);
+    const Room room{.host = b_.memory - std::min(b_.memory, needs_bytes(w_, w_.rows_wanted))};
+    if (i == 0 && shapes_[i].streamed == 0 && weights <= round_down(room.host, kHugePage)) break;
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<uint32_t> out;
+  for (const auto& [estimate, shape] : order) {
+    if (out.size() < 2 && estimate <= order.front().first * kNearly) out.push_back(shape);
+  }
+  return out;
+}
+
+// The shape that needs least says what would do.
+void Search::refuse_all() {
+  const auto least = [&](const Shape& shape) {
+    use(w_, shape);
+    return needs_bytes(w_, 1);
+  };
+  const Shape* best = &shapes_.front();
+  for (const Shape& shape : shapes_) {
+    if (least(shape) < least(*best)) best = &shape;
+  }
+  use(w_, *best);
+  refuse(w_, b_, choices_);
+}
 
 // The best by closed form at every depth, of which closed forms know little; of each policy the
 // best, so that what lost can be told; then what comes next.
@@ -132,6 +200,7 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
 
 Plan Search::make(const Candidate& candidate) const {
   Plan plan = expand(w_, decide(w_, m_, candidate), candidate.room);
+  stream_kv(plan, w_);
   split_memory(candidate, plan);
   return plan;
 }
@@ -141,10 +210,10 @@ void Search::split_memory(const Candidate& candidate, Plan& plan) const {
   MemorySplit& split = plan.memory;
   const bool beside = b_.device_memory && !b_.device_within_memory;
   plan.budget = b_.memory + (beside ? *b_.device_memory : 0);
-  split.base = n.base;
-  split.kv = n.kv_blocks * n.kv_block;
+  split.base = n.base + n.requests;
+  split.kv = kv_memory(n);
   split.activations = activation_bytes(w_, candidate.rows_max);
-  split.workspace = n.workspace;
+  split.workspace = n.workspace + kv_account(n);
   split.io = n.io;
   split.slack = 0;
   split.slack = plan.budget - split.total();
@@ -165,7 +234,7 @@ Trial Search::try_out(const Candidate& candidate) const {
   double total = std::max(0.0, entered) + passes.decode * decode_s;
   if (passes.prefill > 0) {
     const PassRows prompt{passes.prefill_rows, w_.context,
-                          std::min(passes.prefill_rows, plan.outputs_max)};
+                          std::min(passes.prefill_rows, plan.outputs_max), 1};
     total += passes.prefill * std::max(disk_s, simulate(plan, w_, m_, {prompt, prompt}).steady_s);
   }
   return {&candidate, total, decode_s, plan.bytes, plan.memory.stream_ring};
@@ -197,10 +266,22 @@ std::string Search::why(const Trial& best, const Plan& plan) const {
   const double share = plan.weights_bytes == 0 ? 100.0
                                                : 100.0 * static_cast<double>(resident) /
                                                      static_cast<double>(plan.weights_bytes);
-  const std::string stay = fmt::format("{:.0f} % of the weights stay", share);
+  std::string stay = fmt::format("{:.0f} % of the weights stay", share);
+  if (plan.kv.slots > 0) {
+    const KvBytes kv = kv_expected(plan, w_, {.rows = plan.sequences, .context = w_.context});
+    stay += fmt::format(", and keys and values of {} of {} layers: {} of the others a pass",
+                        plan.kv.layers - plan.kv.streamed.size(), plan.kv.layers,
+                        format_bytes(kv.total()));
+  }
+  if (w_.requests > w_.sequences) {
+    stay += fmt::format("; {} of {} requests at a time", w_.sequences, w_.requests);
+  }
   if (plan.bytes == 0) return "compute binds: nothing moves; " + stay;
   if (load.disk_s >= std::max(load.copy_s, load.compute_s)) {
-    return fmt::format("disk read binds: {} a pass; {}", format_bytes(plan.bytes - copied), stay);
+    const bool kv = load.kv_s > load.disk_s / 2;
+    return fmt::format("{}: {} a pass; {}",
+                       kv ? "the disk binds, most of it for keys and values" : "disk read binds",
+                       format_bytes(plan.bytes - copied), stay);
   }
   const std::string moved = format_bytes(plan.bytes);
   if (load.copy_s >= load.compute_s) {

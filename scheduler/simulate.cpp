@@ -23,6 +23,7 @@
 #include "core/error.h"
 #include "scheduler/cost.h"
 #include "scheduler/enter.h"
+#include "scheduler/kv.h"
 
 namespace headrace::scheduler {
 namespace {
@@ -37,7 +38,8 @@ constexpr size_t kCopyLane = static_cast<size_t>(Lane::kHostToDevice);
 // What compute waits for, by the lane that was working meanwhile.
 constexpr const char* kCauses[kLanes] = {"compute",   "disk_read", "disk_write", "copy",
                                          "copy_back", "update",    "link"};
-constexpr const char* kTaskNames[] = {"fetch", "copy", "embed", "forward", "route", "experts"};
+constexpr const char* kTaskNames[] = {"fetch", "copy",    "embed",   "forward",
+                                      "route", "experts", "kv read", "kv write"};
 
 // An instance is a task in a round: enter's tasks first, then those of steady round 0, 1, …
 class Simulation {
@@ -265,6 +267,9 @@ class Simulation {
     const CostTable& costs = table(round);
     const TaskKind kind = costs.round->tasks[task].kind;
     if (kind == TaskKind::kFetch || kind == TaskKind::kCopy) return costs.transfer_s[task];
+    if (kind == TaskKind::kKvRead || kind == TaskKind::kKvWrite) {
+      return costs_.move_kv(kind, rows_of(round));
+    }
     return costs.compute[task].seconds(rows_of(round));
   }
 
@@ -411,6 +416,7 @@ class Simulation {
     add_bytes(bytes_of(plan_.enter), 1);
     add_bytes(bytes_of(plan_.steady), passes_.size());
     add_holes();
+    add_kv();
   }
 
   ByteRow& row_of(Edge edge, Kind kind) {
@@ -425,6 +431,19 @@ class Simulation {
       ByteRow& sum = row_of(row.edge, row.kind);
       sum.bytes += row.bytes * times;
       sum.operations += row.operations * times;
+    }
+  }
+  void add_kv() {
+    for (const PassRows& pass : passes_) {
+      const KvBytes bytes = kv_expected(plan_, workload_, pass);
+      const std::pair<Edge, Bytes> rows[] = {{{Tier::kDisk, Tier::kHost}, bytes.read},
+                                             {{Tier::kHost, Tier::kDisk}, bytes.written}};
+      for (const auto& [edge, moved] : rows) {
+        if (moved == 0) continue;
+        ByteRow& row = row_of(edge, Kind::kKv);
+        row.bytes += moved;
+        row.operations += plan_.kv.streamed.size();
+      }
     }
   }
   void add_holes() {

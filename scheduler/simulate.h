@@ -39,6 +39,7 @@ struct PassRows {
   uint32_t rows = 1;
   uint32_t context = 1;
   uint32_t outputs = 1;
+  uint32_t sequences = 0;  // that the rows belong to; 0: one each
 };
 
 // The enter round and then one steady round per element of `passes`.

@@ -10,6 +10,7 @@ namespace headrace::scheduler {
 std::vector<std::string> violations(const Plan& plan, const Workload& workload) {
   Violations out;
   check_items(plan, workload, out);
+  if (out.empty()) check_kv(plan, workload, out);
   if (out.empty()) check_order(plan, workload, out);
   return out.take();
 }

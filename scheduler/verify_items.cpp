@@ -260,6 +260,7 @@ void Items::check_steady() {
   for (uint32_t t = 0; t < p_.steady.tasks.size(); ++t) {
     const Task& task = p_.steady.tasks[t];
     check_edges("steady", p_.steady, t, task);
+    if (moves_kv(task)) continue;
     if (!is_transfer(task)) {
       check_compute(t, task);
       continue;
@@ -404,7 +405,7 @@ void Items::check_walk() {
   SegmentId next = 0;  // segments before it are done, but for what is left of a dense one
   for (uint32_t t = 0; t < p_.steady.tasks.size(); ++t) {
     const Task& task = p_.steady.tasks[t];
-    if (is_transfer(task)) continue;
+    if (is_transfer(task) || moves_kv(task)) continue;
     if (task.kind == TaskKind::kForward) {
       for (uint32_t u = task.uses.begin; u < task.uses.end; ++u, ++walked) {
         const Use& use = p_.steady.uses[u];

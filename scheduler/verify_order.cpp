@@ -20,10 +20,11 @@ namespace headrace::scheduler {
 namespace {
 
 constexpr int32_t kRounds = 3;
-constexpr size_t kLanesUsed = 3;  // compute, disk read, host to device: check_items saw to it
+constexpr size_t kLanesUsed = 4;  // compute, disk read and write, host to device: as was checked
 
 size_t lane_of(const Task& task) {
   if (task.lane == Lane::kCompute) return 0;
+  if (task.lane == Lane::kDiskWrite) return 3;
   return task.lane == Lane::kDiskRead ? 1 : 2;
 }
 

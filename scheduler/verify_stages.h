@@ -1,6 +1,6 @@
-// The two stages of verify(): first everything that can be told of each item alone, so that the
-// second may follow any index; then what happens before what, over the enter round and the first
-// steady ones.
+// The stages of verify(): first everything that can be told of each item alone, so that the others
+// may follow any index; then what streams keys and values; then what happens before what, over the
+// enter round and the first steady ones.
 #pragma once
 
 #include <string>
@@ -27,6 +27,7 @@ class Violations {  // keeps the first few, counts all
 };
 
 void check_items(const Plan& plan, const Workload& workload, Violations& out);
+void check_kv(const Plan& plan, const Workload& workload, Violations& out);
 void check_order(const Plan& plan, const Workload& workload, Violations& out);
 
 inline Tier computing_tier_of(const Plan& plan) {
@@ -34,6 +35,9 @@ inline Tier computing_tier_of(const Plan& plan) {
 }
 inline bool is_transfer(const Task& task) {
   return task.kind == TaskKind::kFetch || task.kind == TaskKind::kCopy;
+}
+inline bool moves_kv(const Task& task) {
+  return task.kind == TaskKind::kKvRead || task.kind == TaskKind::kKvWrite;
 }
 
 }  // namespace headrace::scheduler

@@ -13,9 +13,13 @@ namespace headrace::scheduler {
 
 // Memory that a run takes besides weights, as functions of choices the search makes.
 struct Needs {
-  Bytes base = 0;          // code, libraries, tokenizer, bookkeeping: declared per build
-  Bytes kv_block = 0;      // one block of all layers
-  uint32_t kv_blocks = 0;  // blocks that the requests can come to need at once
+  Bytes base = 0;            // code, libraries, tokenizer, bookkeeping: declared per build
+  Bytes requests = 0;        // to keep account of the requests that run at a time
+  Bytes kv_block = 0;        // one block of all layers
+  Bytes kv_layer_block = 0;  // of one layer; 0: keys and values of all layers stay
+  uint32_t kv_block_tokens = 32;
+  uint32_t kv_streamed = 0, kv_slots = 0;  // layers that stream, through a ring of so many slots
+  uint32_t kv_blocks = 0;                  // blocks that the requests can come to need at once
   Bytes activation_fixed = 0;
   Bytes activation_per_row = 0;     // rows of a pass
   Bytes activation_per_output = 0;  // rows whose logits are wanted
@@ -23,11 +27,20 @@ struct Needs {
   Bytes io = 0;  // of the I/O engine itself, buffers excluded
 };
 
+// What runs at a time, of all requests: how many, and the blocks that the largest so many come to.
+struct AtATime {
+  uint32_t sequences = 1;
+  uint32_t kv_blocks = 0;
+  Bytes account = 0;  // of the process, to keep account of them
+};
+
 struct Budgets {
   Bytes memory = 0;                    // the whole process
   std::optional<Bytes> device_memory;  // a device tier beside the host's; within `memory` on a CPU
   bool device_within_memory = true;
   std::optional<Bytes> kv_memory;  // cap on plan.memory.kv
+  std::optional<Bytes> scratch;    // cap on keys and values on disk
+  Bytes disk_used = 0;             // besides, by the store: what --disk-memory must cover too
 };
 
 struct Workload {
@@ -38,13 +51,18 @@ struct Workload {
   // memory; empty: the chunk's own.
   std::vector<std::vector<Bytes>> reads;
   Needs needs;
-  bool bf16_products = false;     // which of the machine's product rates holds
-  uint32_t sequences = 1;         // decoded together: rows of a steady decode pass
+  bool bf16_products = false;  // which of the machine's product rates holds
+  uint32_t sequences = 1;      // decoded together: rows of a steady decode pass
+  uint32_t requests = 0;       // in all, in turns of `sequences`; 0: no more than those
+  std::vector<AtATime>
+      at_a_time;                  // what the search may choose for `sequences`; empty: nothing else
   uint32_t prompt_tokens = 1;     // over all sequences
   uint32_t generated_tokens = 1;  // per sequence
-  uint32_t context = 1;           // tokens a row attends to, at the end: for time, not for bytes
+  uint32_t context = 1;           // tokens a row attends to, midway: for what is expected
   uint32_t rows_wanted = 512;     // most rows of a pass that are any use
   uint32_t outputs_max = 1;       // rows of a pass whose logits are wanted
+  uint32_t rows_prompt = 1;       // with at_a_time: rows_wanted is this, or a row a sequence
+  bool all_outputs = false;       // those of every row
   std::string numerics;           // what fixes the bits: printed in the plan, not read here
 
   Bytes read_bytes(ObjectId object, uint32_t chunk) const {

@@ -46,7 +46,7 @@ struct PagerOptions {
   std::string engine = "auto";       // io_uring, pread
   Bytes bytes_in_flight = 8 * kMiB;  // per device
   Bytes request_bytes = 1 * kMiB;    // a chunk is read in pieces of this size
-  uint32_t tickets_max = 4096;
+  uint32_t tickets_max = 5120;
   Bytes disk_rate = 0;         // hold reads to so many bytes a second; 0: no limit
   Trace* trace = nullptr;      // lanes 1 (disk read), 2 (copy) and 3 (disk write)
   Scratch* scratch = nullptr;  // outlives the pager, which is alone to use it

@@ -258,6 +258,19 @@ class Signals(Case):
         process.stdout.read(1)
         self.check(end(process, signal.SIGTERM), 143)
 
+    def test_killed_with_spilled_keys_and_values_leaves_nothing(self):
+        store = self.folder / "stores"
+        self.ok("generate", large(), *GENERATE, "--store", store)
+        before = files_under(store)
+        command = ("generate", large(), "--ids", ",".join(["1"] * 500), "-n", "2000", "--ignore-eos",
+                   "--store", store, "--memory", "500MiB", "--kv-memory")
+        least = run(*command, "1", "--json").json["error"]["required_bytes"]
+        process = start(*command, least, "--disk-rate", "60MB")
+        process.stdout.read(1)  # the first text: keys and values are on disk
+        process.kill()
+        process.communicate()
+        self.assertEqual(files_under(store), before)
+
     def test_killed_while_preparing_leaves_nothing_in_the_way(self):
         store = self.folder / "stores"
         process = self.preparing(store)

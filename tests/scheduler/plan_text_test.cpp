@@ -56,7 +56,7 @@ bool operator==(const Plan& a, const Plan& b) {
          a.weights_bytes == b.weights_bytes && a.memory == b.memory &&
          a.arena_bytes[0] == b.arena_bytes[0] && a.arena_bytes[1] == b.arena_bytes[1] &&
          a.prefetch_depth == b.prefetch_depth && a.rows_max == b.rows_max &&
-         a.outputs_max == b.outputs_max && a.kv_blocks == b.kv_blocks &&
+         a.outputs_max == b.outputs_max && a.kv_blocks == b.kv_blocks && a.kv == b.kv &&
          a.sequences == b.sequences && a.residents == b.residents && a.rings == b.rings &&
          a.pools == b.pools && a.holes == b.holes && a.enter == b.enter && a.steady == b.steady &&
          a.bytes == b.bytes && a.bytes_least == b.bytes_least && a.bytes_most == b.bytes_most &&
