@@ -186,6 +186,11 @@ void BatchOutput::read_back() {
   if (::ftruncate(fd_, static_cast<off_t>(bytes_)) != 0) fail(errno);
 }
 
+void BatchOutput::forget_answers() {
+  ids_ = {};
+  error_lines_ = {};
+}
+
 void BatchOutput::append(std::string line) {
   line += '\n';
   size_t written = 0;

@@ -46,6 +46,7 @@ class BatchOutput {
   bool has(std::string_view id) const { return ids_.contains(id); }
   bool has_error(uint64_t line) const { return error_lines_.contains(line); }
   uint64_t lines() const { return lines_; }
+  void forget_answers();  // when they have been asked for: of many lines they are not small
 
   // Adds a line and its newline by one write; whole or not at all. Throws kIo.
   void append(std::string line);

@@ -132,6 +132,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   options.max_sequences = flags.max_sequences;
   BatchInput input(flags.input, reader, output, options.memory.value_or(available_memory()),
                    [&](Bytes done, Bytes all) { bar.update("read", done, all); });
+  output.forget_answers();
   BatchRun run(input, output, tokenizer.get(), bar);
   if (!input.any_request()) return without_model(flags, common, path, run, input, output);
   Session session(std::move(folder), tokenizer_bytes, std::move(options), input.demand());
