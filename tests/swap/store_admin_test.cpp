@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
+#include "swap/busy.h"
 #include "swap/manifest.h"
 #include "swap/store.h"
 #include "tests/swap/store_fixture.h"
@@ -36,6 +39,31 @@ void flip(const std::string& path, Bytes at) {
   char byte;
   file.seekg(static_cast<std::streamoff>(at)).get(byte);
   file.seekp(static_cast<std::streamoff>(at)).put(static_cast<char>(byte ^ 0x10));
+}
+
+TEST(Busy, WaitsForAWriterAsLongAsItWrites) {
+  const TempFolder temp;
+  const auto objects = small_objects();
+  const std::string folder = temp / "s";
+  EXPECT_FALSE(writer_at_work(folder));
+  auto writer = StoreWriter::create(folder, spec_of(objects));
+  EXPECT_TRUE(writer_at_work(folder));
+  int ticks = 0;
+  EXPECT_FALSE(wait_for_writer(folder, 0.25, [&] { ++ticks; }));  // one that has stopped writing
+  EXPECT_GT(ticks, 1);
+  std::thread finishes([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    write_chunks(*writer, objects, 1);
+    writer->commit();
+  });
+  EXPECT_TRUE(wait_for_writer(folder, 60, [] {}));
+  finishes.join();
+  EXPECT_FALSE(writer_at_work(folder));
+  const auto store = Store::open(folder);
+  EXPECT_FALSE(writer_at_work(folder));  // readers are none
+  writer = StoreWriter::create(temp / "t", spec_of(objects));
+  writer.reset();  // gives up
+  EXPECT_TRUE(wait_for_writer(temp / "t", 1, [] {}));
 }
 
 TEST(VerifyStore, NamesExactlyTheDamagedChunks) {
