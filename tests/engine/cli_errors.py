@@ -75,7 +75,7 @@ class Usage(Case):
                          names=[flag, "not in this version"])
         # Without weights nobody knows where in their files they begin.
         self.refused(2, "plan", MODEL / "config.json", "--store", "none", names=["--store none"])
-        self.refused(1, "bench", "io", "--path", self.folder / "none", names=["--path", "none"])
+        self.refused(1, "bench", "io", "--path", self.folder / "none", names=[self.folder / "none"])
         self.refused(2, "bench", "io", "--path", self.folder, "--chunk", "1000", names=["--chunk"])
         for flag in ("--messages", "--tools"):
             self.refused(2, "tokenize", MODEL, flag, "x", names=[flag, "not in this version"])
