@@ -3,9 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
-#include <thread>
 #include <utility>
 
 #include "core/checked.h"
@@ -16,9 +14,9 @@
 #include "engine/limits.h"
 #include "engine/planning.h"
 #include "engine/report.h"
+#include "engine/store_wait.h"
 #include "scheduler/fill.h"
 #include "scheduler/kv.h"
-#include "swap/busy.h"
 
 namespace headrace::engine {
 
@@ -35,36 +33,6 @@ std::string store_path(const SessionOptions& options, const ModelFolder& folder)
 }  // namespace
 
 // ---- session
-
-namespace {
-
-constexpr double kWriterPatienceS = 600;  // without a byte written
-constexpr int kTriesMax = 8;              // others may begin, end or look at any moment
-constexpr auto kBetweenTries = std::chrono::milliseconds(100);
-
-// What `use` of the store in `path` returns, once no other process makes that store.
-template <typename Use>
-bool while_free(const SessionOptions& options, const std::string& path, const Use& use) {
-  for (int tries = 1;; ++tries) {
-    if (swap::writer_at_work(path)) {
-      if (options.note) {
-        options.note(fmt::format("waiting for another process, which makes the store {}", path));
-      }
-      swap::wait_for_writer(path, kWriterPatienceS, [&] {
-        if (options.progress) options.progress("prepare", 0, 0);  // may end the run
-      });
-    }
-    try {
-      return use();
-    } catch (const Error& error) {
-      const bool busy = error.code() == ErrorCode::kFailed && error.path() == path;
-      if (!busy || tries == kTriesMax) throw;
-    }
-    std::this_thread::sleep_for(kBetweenTries);
-  }
-}
-
-}  // namespace
 
 Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions options,
                  const Demand& demand)
