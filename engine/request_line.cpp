@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/error.h"
@@ -26,7 +27,8 @@ RequestReader::RequestReader(const ModelFolder& folder, const Tokenizer* tokeniz
     : config_(folder.config),
       tokenizer_(tokenizer),
       defaults_(std::move(defaults)),
-      stop_ids_(std::move(stop_ids)) {}
+      stop_ids_(std::move(stop_ids)),
+      folder_(folder.path) {}
 
 json::object RequestReader::parse(std::string_view line) {
   json::value value = parse_json(line, "line", {.bytes_max = LineFile::kLineMax});
@@ -87,8 +89,20 @@ std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
   return ids;
 }
 
-std::vector<int32_t> RequestReader::chat_of(const json::value&) const {
-  throw wrong("messages", "chat templates are not in this version; give a prompt or ids");
+std::vector<int32_t> RequestReader::chat_of(const json::value& messages) const {
+  if (!messages.is_array())
+    throw wrong("messages", "not a list; give [{\"role\", \"content\"}, …]");
+  std::string text;
+  try {
+    if (!chat_) chat_ = std::make_unique<ChatTemplate>(ChatTemplate::load(folder_));
+    messages_max_ = std::max(messages_max_, ChatTemplate::rendering_bound(messages));
+    text = chat_->render(messages.get_array(), nullptr);
+  } catch (const Error& error) {  // whatever it is, it is this line's
+    throw wrong("messages", error.what());
+  }
+  return tokenizer_->encode(text, {.add_special = false});
 }
+
+Bytes RequestReader::chat_memory() const { return chat_ ? chat_->memory() + messages_max_ : 0; }
 
 }  // namespace headrace::engine

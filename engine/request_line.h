@@ -2,6 +2,7 @@
 // is hostile until read; what is wrong with it is that line's error and nobody else's.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 
 #include "core/json.h"
 #include "engine/generator.h"
+#include "engine/template/chat.h"
 #include "engine/tokenizer/tokenizer.h"
 
 namespace headrace::engine {
@@ -23,6 +25,9 @@ class RequestReader {
   // As JSON text: a text or a whole number. nullopt: none that can be used.
   static std::optional<std::string> id_of(const json::object& line);
   Request read(const json::object& line) const;  // throws Error(kUsage)
+  // What rendering messages may hold at a time; 0 before any were read. Known after a first pass
+  // over all lines.
+  Bytes chat_memory() const;
 
  private:
   std::vector<int32_t> prompt_of(const json::object& line) const;
@@ -32,6 +37,9 @@ class RequestReader {
   const Tokenizer* tokenizer_;
   SamplingParams defaults_;
   std::vector<int32_t> stop_ids_;
+  std::string folder_;
+  mutable std::unique_ptr<ChatTemplate> chat_;  // loaded for the first messages
+  mutable Bytes messages_max_ = 0;
 };
 
 }  // namespace headrace::engine

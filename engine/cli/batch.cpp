@@ -135,7 +135,8 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   output.forget_answers();
   BatchRun run(input, output, tokenizer.get(), bar);
   if (!input.any_request()) return without_model(flags, common, path, run, input, output);
-  Session session(std::move(folder), tokenizer_bytes, std::move(options), input.demand());
+  Session session(std::move(folder), tokenizer_bytes + reader.chat_memory(), std::move(options),
+                  input.demand());
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);

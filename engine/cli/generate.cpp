@@ -8,6 +8,7 @@
 #include "engine/cli/sampling_flags.h"
 #include "engine/generation_config.h"
 #include "engine/generator.h"
+#include "engine/template/chat.h"
 
 namespace headrace::engine::cli {
 
@@ -19,9 +20,21 @@ struct GenerateFlags {
   std::string file, input, output;
   uint32_t max_sequences = 0;
   SamplingFlags sampling;
+  bool chat = false;
+  std::string chat_template;
   std::string route_trace;
   RunFlags run;
 };
+
+// Each text as what a user says, in the model's own form. The template is gone when this returns.
+void render_chats(const GenerateFlags& flags, const ModelFolder& folder,
+                  std::vector<std::string>& texts) {
+  const auto chat_template = ChatTemplate::load(folder.path, flags.chat_template);
+  for (std::string& text : texts) {
+    const json::array messages = {json::object{{"role", "user"}, {"content", lossless(text)}}};
+    text = chat_template.render(messages, nullptr);
+  }
+}
 
 std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
                                  const Tokenizer* tokenizer) {
@@ -50,8 +63,11 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
         .at_field("--stop");
   }
   const std::vector<int32_t> stops = end_ids(folder);
-  for (const std::string& text : texts)
-    requests.push_back({tokenizer->encode(text), params, stops});
+  // What a template makes has every special token already.
+  if (flags.chat) render_chats(flags, folder, texts);
+  for (const std::string& text : texts) {
+    requests.push_back({tokenizer->encode(text, {.add_special = !flags.chat}), params, stops});
+  }
   for (const std::string& ids : flags.ids) requests.push_back({parse_ids(ids), params, stops});
   return requests;
 }
@@ -197,7 +213,11 @@ Command add_generate(CLI::App& app, Common& common) {
   c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
   c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
       ->group("Run");
-  refuse_flags(*c, {"--chat", "--pin"}, "this is");
+  CLI::Option* chat = c->add_flag("--chat", flags->chat,
+                                  "each prompt is a user's message: render the chat template");
+  c->add_option("--chat-template", flags->chat_template, "a template file instead of the model's")
+      ->needs(chat);
+  refuse_flags(*c, {"--pin"}, "this is");
   return {c, [flags, &common] { run(*flags, common); }};
 }
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "engine/cli/common.h"
+#include "engine/template/chat.h"
 
 namespace headrace::engine::cli {
 
@@ -17,22 +18,47 @@ std::unique_ptr<Tokenizer> required_tokenizer(const std::string& folder) {
   return tokenizer;
 }
 
+struct TokenizeFlags {
+  std::string model, file, messages, tools, chat_template;
+  std::optional<std::string> text;
+  bool no_special = false, no_generation_prompt = false;
+};
+
+// The rendered chat and its ids. The template has written every special token, so that encoding
+// recognises them and adds none.
+void tokenize_chat(const TokenizeFlags& flags) {
+  std::string text;
+  {
+    const auto chat_template = ChatTemplate::load(flags.model, flags.chat_template);
+    ChatFile chat = read_chat(flags.messages);
+    if (!flags.tools.empty()) chat.tools = read_tools(flags.tools);
+    text = chat_template.render(chat.messages, &chat.tools, !flags.no_generation_prompt);
+  }
+  const auto tokenizer = required_tokenizer(flags.model);
+  const auto ids = tokenizer->encode(text, {.add_special = false});
+  print_json({{"text", lossless(text)}, {"ids", ids_json(ids)}});
+}
+
 }  // namespace
 
 Command add_tokenize(CLI::App& app, Common& common) {
-  struct Flags {
-    std::string model, file;
-    std::optional<std::string> text;
-    bool no_special = false;
-  };
+  using Flags = TokenizeFlags;
   auto flags = std::make_shared<Flags>();
   CLI::App* c = app.add_subcommand("tokenize", "text to token ids");
   c->add_option("MODEL", flags->model, "a folder with tokenizer.json")->required();
   c->add_option("-p,--prompt", flags->text, "the text");
   c->add_option("-f,--file", flags->file, "read the text from a file");
   c->add_flag("--no-special", flags->no_special, "add no special tokens");
-  refuse_flags(*c, {"--messages", "--tools", "--no-generation-prompt"}, "chat templates are");
+  CLI::Option* messages = c->add_option("--messages", flags->messages,
+                                        "a JSON file of messages: render the chat template");
+  c->add_option("--tools", flags->tools, "a JSON file of tools for the template")->needs(messages);
+  c->add_flag("--no-generation-prompt", flags->no_generation_prompt,
+              "do not open the assistant's turn")
+      ->needs(messages);
+  c->add_option("--chat-template", flags->chat_template, "a template file instead of the model's")
+      ->needs(messages);
   return {c, [flags, &common] {
+            if (!flags->messages.empty()) return tokenize_chat(*flags);
             const auto tokenizer = required_tokenizer(flags->model);
             const std::string text = flags->text            ? *flags->text
                                      : !flags->file.empty() ? read_file(flags->file, 256 * kMiB)

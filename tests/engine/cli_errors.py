@@ -77,8 +77,7 @@ class Usage(Case):
         self.refused(2, "plan", MODEL / "config.json", "--store", "none", names=["--store none"])
         self.refused(1, "bench", "io", "--path", self.folder / "none", names=[self.folder / "none"])
         self.refused(2, "bench", "io", "--path", self.folder, "--chunk", "1000", names=["--chunk"])
-        for flag in ("--messages", "--tools"):
-            self.refused(2, "tokenize", MODEL, flag, "x", names=[flag, "not in this version"])
+        self.refused(2, "tokenize", MODEL, "--tools", "x", names=["--tools", "--messages"])
         for flag in ("--train", "--micro-batches=2", "--optimizer=adamw", "--pin=group=4"):
             self.refused(2, "plan", MODEL, flag, names=["not in this version"])
         self.refused(1, "profile", "-o", "r.html", "report", "no-such-trace", names=["no-such-trace"])

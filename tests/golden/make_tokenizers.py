@@ -4,7 +4,7 @@ makes of hard texts. Run with PyPI's tokenizers 0.23.3:
 
     python tests/golden/make_tokenizers.py tests/golden/tokenizers
 
-Writes DIR/<name>/tokenizer.json, DIR/<name>/golden.json, DIR/texts.json and DIR/characters.json.
+Names of families behind it make those alone. Writes DIR/<name>/tokenizer.json, DIR/<name>/golden.json, DIR/texts.json and DIR/characters.json.
 """
 
 import json
@@ -29,6 +29,21 @@ TEKKEN = (
 DEEPSEEK = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
     r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+QWEN_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# With and without the possessive forms that some exports write.
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+POSSESSIVE = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 
 SYLLABLES = "ka re to in the an er ing on st al ou is wa mi ne é ü ñ ой ра на 的 一 中 文 あ い ال".split()
@@ -264,9 +279,67 @@ def gemma():
     return tokenizer
 
 
+def o200k():
+    tokenizer = byte_level(600, 14, [], ignore_merges=True)
+    tokenizer.pre_tokenizer = split_bytes(O200K)
+    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>", "<|channel|>"])
+    return tokenizer
+
+
+def possessive():
+    tokenizer = byte_level(600, 15, [])
+    tokenizer.pre_tokenizer = split_bytes(POSSESSIVE)
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer
+
+
+def qwen_marks():
+    tokenizer = byte_level(600, 16, [])
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = split_bytes(QWEN_MARKS)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    return tokenizer
+
+
+def neox():
+    tokenizer = byte_level(500, 17, ["<|endoftext|>"])
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    tokenizer.add_tokens([AddedToken(" " * n, normalized=True) for n in (24, 4, 2)])
+    return tokenizer
+
+
+def falcon():
+    tokenizer = byte_level(500, 18, ["<|endoftext|>"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+        ]
+    )
+    return tokenizer
+
+
+def phi3():
+    data = fallback(19, 650, fuse_unk=True)
+    tokenizer = Tokenizer.from_str(json.dumps(data))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    tokenizer.pre_tokenizer = None
+    tokenizer.decoder = llama_decoder()
+    tokenizer.post_processor = bos_template("<s>", 1)
+    tokenizer.add_special_tokens(
+        [AddedToken(t, rstrip=True, normalized=False) for t in ("<|im_end|>", "<|endoftext|>")]
+    )
+    return tokenizer
+
+
 FAMILIES = [
     gpt2, gpt2_prefix, llama3, qwen2, starcoder, deepseek, tekken, behaviors, word_level, llama2,
-    mistral, metaspace, gemma,
+    mistral, metaspace, gemma, o200k, possessive, qwen_marks, neox, falcon, phi3,
 ]  # fmt: skip
 
 HARD = [
@@ -393,9 +466,13 @@ def dump(path, value):
 def main():
     folder = pathlib.Path(sys.argv[1])
     inputs = texts()
-    dump(folder / "texts.json", inputs)
-    dump(folder / "characters.json", characters())
+    chosen = sys.argv[2:]
+    if not chosen:
+        dump(folder / "texts.json", inputs)
+        dump(folder / "characters.json", characters())
     for family in FAMILIES:
+        if chosen and family.__name__ not in chosen:
+            continue
         made = family()
         text = made if isinstance(made, str) else made.to_str()
         where = folder / family.__name__
