@@ -41,22 +41,10 @@ std::vector<swap::FileSpan> spans_of(const SafetensorsFolder& files, const Objec
   return spans;
 }
 
-// Values are packed where they lie in what was read: as rows, and aligned as their type asks.
-void check_places(const models::ModelConfig& config, const SafetensorsFolder& files,
-                  const models::WeightLayout& layout) {
+// Values are packed where they lie in what was read, so they must lie as their type asks.
+void check_alignment(const SafetensorsFolder& files, const models::WeightLayout& layout) {
   models::for_each_tensor(layout, [&](const Part& part) {
     const TensorInfo& tensor = tensor_of(files, part);
-    std::vector<uint64_t> rows = {part.rows, part.k};
-    if (part.form == models::Form::kVector) rows = {part.k};
-    if (tensor.shape != rows) {
-      throw Error(
-          ErrorCode::kUnsupported,
-          fmt::format("--store none: models of the family {} keep tensor {} in another order "
-                      "than it is read in; leave --store none out, so that a store is made",
-                      config.family, part.tensor))
-          .at_path(files.files[tensor.file].path)
-          .at_field("--store");
-    }
     if (tensor.offset % size_of(tensor.dtype) == 0) return;
     const std::string& path = files.files[tensor.file].path;
     throw Error(ErrorCode::kUnsupported,
@@ -70,10 +58,9 @@ void check_places(const models::ModelConfig& config, const SafetensorsFolder& fi
 
 }  // namespace
 
-void plan_in_place(scheduler::Workload& workload, const models::ModelConfig& config,
-                   const models::WeightLayout& layout, const SafetensorsFolder& files,
-                   Bytes bytes_in_flight) {
-  check_places(config, files, layout);
+void plan_in_place(scheduler::Workload& workload, const models::WeightLayout& layout,
+                   const SafetensorsFolder& files, Bytes bytes_in_flight) {
+  check_alignment(files, layout);
   workload.reads.clear();
   Bytes most = kBlock;
   for (ObjectId id = 0; id < layout.objects.size(); ++id) {

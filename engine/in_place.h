@@ -19,9 +19,8 @@ inline constexpr std::string_view kStoreNone = "none";
 
 // Tells the workload what reading each chunk moves, and what memory its arrival takes. Throws
 // kUnsupported naming the family where tensors do not lie as rows that can be packed as they come.
-void plan_in_place(scheduler::Workload& workload, const models::ModelConfig& config,
-                   const models::WeightLayout& layout, const SafetensorsFolder& files,
-                   Bytes bytes_in_flight);
+void plan_in_place(scheduler::Workload& workload, const models::WeightLayout& layout,
+                   const SafetensorsFolder& files, Bytes bytes_in_flight);
 
 // The shards as a store. `layout` and `k` must outlive it. Throws kIo, kFailed.
 std::unique_ptr<swap::Store> open_in_place(const ModelFolder& folder,

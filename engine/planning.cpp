@@ -168,8 +168,7 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
                     static_cast<uint32_t>(std::min(at_once, requests)), k.isa);
   planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;
   if (in_place != nullptr) {
-    plan_in_place(planned->workload, config, planned->layout, *in_place,
-                  in_flight_of(planned->machine));
+    plan_in_place(planned->workload, planned->layout, *in_place, in_flight_of(planned->machine));
   }
   if (!options.trace_file.empty()) {  // the events, and as much again while they are written
     planned->workload.needs.base += round_up(2 * kTraceEvents * sizeof(TraceEvent), kBlock);
