@@ -56,21 +56,30 @@ void select_top(std::span<const float> row, size_t k, std::vector<Candidate>& be
   std::sort(best.begin(), best.end(), kMoreLikely);
 }
 
-// Sorts ever more of the front of `items` until `stop_at`, asked for one after
-// the other, says that from there on they go.
-template <typename Item, typename Less, typename StopAt>
-void keep_front(std::vector<Item>& items, const Less& less, const StopAt& stop_at) {
-  size_t sorted = 0;
-  for (size_t step = 128; sorted < items.size(); step *= 4) {
-    const size_t end = std::min(items.size(), sorted + step);
-    const auto first = items.begin() + static_cast<ptrdiff_t>(sorted);
-    const auto last = items.begin() + static_cast<ptrdiff_t>(end);
-    if (last != items.end()) std::nth_element(first, last, items.end(), less);
-    std::sort(first, last, less);
-    for (; sorted < end; ++sorted) {
-      if (stop_at(items[sorted])) return items.resize(sorted);
+// How many of the first in order of `less` weigh `target` together, at least one: these come to the
+// front, in any order but for the last of them, which stays last. Halves until few are left, so the
+// whole is never sorted.
+template <typename Item, typename Less, typename Weight>
+size_t select_weight(std::vector<Item>& items, const Less& less, const Weight& weight,
+                     double target) {
+  constexpr size_t kFew = 128;
+  const auto at = [&](size_t i) { return items.begin() + static_cast<ptrdiff_t>(i); };
+  double before = 0;  // weight of the items before `low`, which all belong to the front
+  size_t low = 0, high = items.size();
+  while (high - low > kFew) {
+    const size_t middle = low + (high - low) / 2;
+    std::nth_element(at(low), at(middle), at(high), less);
+    double sum = before;
+    for (size_t i = low; i < middle; ++i) sum += weight(items[i]);
+    if (sum >= target) {
+      high = middle;
+    } else {
+      low = middle, before = sum;
     }
   }
+  std::sort(at(low), at(high), less);
+  while (low < high && before < target) before += weight(items[low++]);
+  return std::max<size_t>(low, 1);
 }
 
 struct Fault {
@@ -216,12 +225,8 @@ void Sampler::gather(std::span<const float> row, double least) {
 void Sampler::keep_top_k(std::span<const float> row, size_t k) { select_top(row, k, candidates_); }
 
 void Sampler::keep_top_p(double p, double sum) {
-  double reached = 0;
-  keep_front(candidates_, kMoreLikely, [&](const Candidate& c) {
-    if (reached >= p * sum) return true;
-    reached += weight(c);
-    return false;
-  });
+  candidates_.resize(select_weight(
+      candidates_, kMoreLikely, [&](const Candidate& c) { return weight(c); }, p * sum));
 }
 
 void Sampler::keep_min_p(double p) {
@@ -244,14 +249,13 @@ void Sampler::keep_typical(double p) {
     const double x = distance(a), y = distance(b);
     return x != y ? x < y : a.id < b.id;
   };
-  double reached = 0, last = 0;
-  keep_front(candidates_, nearer, [&](const Candidate& c) {
-    const double here = distance(c);
-    if (reached >= p * sum && here > last) return true;
-    if (reached < p * sum) last = here;
-    reached += weight(c);
-    return false;
-  });
+  const size_t kept = select_weight(
+      candidates_, nearer, [&](const Candidate& c) { return weight(c); }, p * sum);
+  const double last = distance(candidates_[kept - 1]);
+  const auto end =
+      std::partition(candidates_.begin() + static_cast<ptrdiff_t>(kept), candidates_.end(),
+                     [&](const Candidate& c) { return distance(c) == last; });
+  candidates_.erase(end, candidates_.end());
 }
 
 int32_t Sampler::draw_from_row(std::span<const float> row, double uniform) {
