@@ -16,8 +16,8 @@
 namespace headrace::kernels {
 namespace {
 
-constexpr uint64_t kPartSteps = 256;  // a step: 64 bytes of each panel, four of each row
-constexpr uint64_t kUnroll = 4;       // steps
+constexpr uint64_t kUnroll = 4;                                // steps
+constexpr uint64_t kAskSteps = kPartSteps * 4 / 64 * kUnroll;  // in which a row of x is asked for
 constexpr uint64_t kPackedRow = kPartSteps * 4 + 64;
 constexpr uint64_t kPieceRows = 72 / kManyRows * kManyRows;
 constexpr uint64_t kPiecePanels = 16;
@@ -28,43 +28,6 @@ struct Workplace {
   alignas(64) float sums[kPiecePanels * kPieceRows * kLanes];  // [panel][row][lane]
 };
 
-// How operands become steps. Native ones are multiplied as they lie; the others are widened to
-// float32 first, panels part by part.
-template <class W>
-struct Native {
-  using Weights = W;
-  static constexpr bool kWidens = false;
-  static constexpr Bytes kStepBytes = 64, kStepRowBytes = 4;  // in a.w and a.x
-  struct Part {};
-  static F x(const std::byte* p, uint64_t n) {
-    return load_some(reinterpret_cast<const float*>(p), n);
-  }
-  static TwoColumns columns(const std::byte*) { return {zero(), zero()}; }
-};
-
-struct Widened {
-  using Weights = F32Weights;
-  static constexpr bool kWidens = true;
-  static constexpr Bytes kStepBytes = 32;
-  struct Part {
-    alignas(64) float w[kManyPanels * kPartSteps * kLanes];
-  };
-};
-struct WidenedF16 : Widened {
-  static constexpr Bytes kStepRowBytes = 4;
-  static F x(const std::byte* p, uint64_t n) {
-    return load_some(reinterpret_cast<const float*>(p), n);
-  }
-  static TwoColumns columns(const std::byte* w) { return load_f16_pairs(w); }
-};
-struct WidenedBF16 : Widened {
-  static constexpr Bytes kStepRowBytes = 2;
-  static F x(const std::byte* p, uint64_t n) {
-    return load_bf16_some(reinterpret_cast<const uint16_t*>(p), n);
-  }
-  static TwoColumns columns(const std::byte* w) { return load_bf16_columns(w); }
-};
-
 struct ManyTile {
   const std::byte* w;
   Bytes panel_bytes;  // between panels of w
@@ -73,8 +36,11 @@ struct ManyTile {
   const std::byte* ahead;  // where this tile's share of the next part of a.w begins
   Bytes ahead_panel;       // between panels there
   uint64_t ahead_each;     // lines of each panel to ask for every kUnroll steps
-  float* sums;             // kPieceRows rows between panels
-  bool first, last;        // of the blocks of columns
+  const std::byte* ask;    // rows of x to ask for, a line every kUnroll steps
+  Bytes ask_row_bytes;
+  uint64_t ask_rows;
+  float* sums;       // kPieceRows rows between panels
+  bool first, last;  // of the blocks of columns
   float* y;
   uint64_t y_stride, columns;  // of y that exist
 };
@@ -102,6 +68,8 @@ __attribute__((noinline)) void run_many_tile(const ManyTile& t) {
     for (uint64_t i = 0; i < t.ahead_each; ++i, ahead += 64) {
       for (int p = 0; p < P; ++p) __builtin_prefetch(ahead + p * t.ahead_panel, 0, 2);
     }
+    if (const uint64_t row = s / kAskSteps; row < t.ask_rows)
+      __builtin_prefetch(t.ask + row * t.ask_row_bytes + s % kAskSteps * 64 / kUnroll);
     for (uint64_t i = 0; i < kUnroll; ++i) step(i);
     w += kUnroll * 64;
     x += kUnroll * 4;
@@ -127,7 +95,7 @@ inline void run_many_rows(const ManyTile& t, uint64_t rows) {
   run_many_tile<W, P, R>(t);
 }
 
-// Copies the next block's part of x, a few rows after every tile; asked for a tile earlier.
+// Copies the next block's part of x, a few rows after every tile, which has asked for them.
 template <class S>
 struct RowCopy {
   const std::byte* from;
@@ -137,13 +105,13 @@ struct RowCopy {
   uint64_t tiles, tile;  // over which the work is spread
 
   uint64_t due() const { return rows * tile / tiles; }
-  void ask() {
+  // Has the tile ask for the rows that are copied after it: all at once they would keep it waiting.
+  void ask(ManyTile& t) {
     const uint64_t begin = due();
     ++tile;
-    for (uint64_t row = begin; row < due() && steps != 0; ++row) {
-      for (Bytes at = 0; at < steps * S::kStepRowBytes; at += 64)
-        __builtin_prefetch(from + row * row_bytes + at);
-    }
+    t.ask = from + begin * row_bytes;
+    t.ask_row_bytes = row_bytes;
+    t.ask_rows = steps == 0 ? 0 : due() - begin;
   }
   void copy(uint64_t begin) const {
     for (uint64_t row = begin; row < due(); ++row) {
@@ -173,7 +141,7 @@ inline void run_part(ManyTile t, const std::byte* x, uint64_t rows, uint64_t ahe
     t.y = y + row * t.y_stride;
     t.ahead_each = tile * share < ahead ? each : 0;
     const uint64_t due = next.due();
-    next.ask();
+    next.ask(t);
     run_many_rows<typename S::Weights, P>(t, count);
     next.copy(due);
     t.ahead += share * 64;
@@ -213,7 +181,7 @@ inline void run_piece(const MatmulArgs& a, uint64_t all_steps, const Piece& piec
                   .steps = least(kPartSteps, all_steps),
                   .tiles = 1,
                   .tile = 0};
-  copy.ask();
+  copy.tile = 1;
   copy.copy(0);
   copy.tiles = tiles * parts;
   uint64_t steps = 0;
@@ -234,6 +202,9 @@ inline void run_piece(const MatmulArgs& a, uint64_t all_steps, const Piece& piec
                  .ahead = nullptr,
                  .ahead_panel = panel_size,
                  .ahead_each = 0,
+                 .ask = nullptr,
+                 .ask_row_bytes = 0,
+                 .ask_rows = 0,
                  .sums = place.sums + panel * kPieceRows * kLanes,
                  .first = begin == 0,
                  .last = next == all_steps,

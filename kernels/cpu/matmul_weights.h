@@ -52,5 +52,45 @@ struct F16Weights {
   }
 };
 
+// Of a block of columns, for many rows.
+constexpr uint64_t kPartSteps = 256;  // a step: 64 bytes of each panel, four of each row
+
+// How operands become steps. Native ones are multiplied as they lie; the others are widened to
+// float32 first, panels part by part.
+template <class W>
+struct Native {
+  using Weights = W;
+  static constexpr bool kWidens = false;
+  static constexpr Bytes kStepBytes = 64, kStepRowBytes = 4;  // in a.w and a.x
+  struct Part {};
+  static F x(const std::byte* p, uint64_t n) {
+    return load_some(reinterpret_cast<const float*>(p), n);
+  }
+  static TwoColumns columns(const std::byte*) { return {zero(), zero()}; }
+};
+
+struct Widened {
+  using Weights = F32Weights;
+  static constexpr bool kWidens = true;
+  static constexpr Bytes kStepBytes = 32;
+  struct Part {
+    alignas(64) float w[kManyPanels * kPartSteps * kLanes];
+  };
+};
+struct WidenedF16 : Widened {
+  static constexpr Bytes kStepRowBytes = 4;
+  static F x(const std::byte* p, uint64_t n) {
+    return load_some(reinterpret_cast<const float*>(p), n);
+  }
+  static TwoColumns columns(const std::byte* w) { return load_f16_pairs(w); }
+};
+struct WidenedBF16 : Widened {
+  static constexpr Bytes kStepRowBytes = 2;
+  static F x(const std::byte* p, uint64_t n) {
+    return load_bf16_some(reinterpret_cast<const uint16_t*>(p), n);
+  }
+  static TwoColumns columns(const std::byte* w) { return load_bf16_columns(w); }
+};
+
 }  // namespace
 }  // namespace headrace::kernels
