@@ -28,7 +28,10 @@ RequestReader::RequestReader(const ModelFolder& folder, const Tokenizer* tokeniz
       tokenizer_(tokenizer),
       defaults_(std::move(defaults)),
       stop_ids_(std::move(stop_ids)),
-      folder_(folder.path) {}
+      folder_(folder.path) {
+  const std::time_t now = std::time(nullptr);
+  ::localtime_r(&now, &now_);
+}
 
 json::object RequestReader::parse(std::string_view line) {
   json::value value = parse_json(line, "line", {.bytes_max = LineFile::kLineMax});
@@ -96,7 +99,7 @@ std::vector<int32_t> RequestReader::chat_of(const json::value& messages) const {
   try {
     if (!chat_) chat_ = std::make_unique<ChatTemplate>(ChatTemplate::load(folder_));
     messages_max_ = std::max(messages_max_, ChatTemplate::rendering_bound(messages));
-    text = chat_->render(messages.get_array(), nullptr);
+    text = chat_->render(messages.get_array(), nullptr, {.now = now_});
   } catch (const Error& error) {  // whatever it is, it is this line's
     throw wrong("messages", error.what());
   }

@@ -2,6 +2,7 @@
 // is hostile until read; what is wrong with it is that line's error and nobody else's.
 #pragma once
 
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,7 @@ class RequestReader {
   SamplingParams defaults_;
   std::vector<int32_t> stop_ids_;
   std::string folder_;
+  std::tm now_{};  // what templates see: a line that is read again must give the same prompt
   mutable std::unique_ptr<ChatTemplate> chat_;  // loaded for the first messages
   mutable Bytes messages_max_ = 0;
 };
