@@ -162,7 +162,7 @@ bool parse_int(std::string_view text, Int base, Int& out) {
                       : (c | 0x20) >= 'a' && (c | 0x20) <= 'z' ? (c | 0x20) - 'a' + 10
                                                                : 99;
     if (digit >= base) return false;
-    if (out >> 120 != 0) fail("a number exceeds 128 bits");
+    if (out >> 114 != 0) fail("a number exceeds 120 bits");
     out = out * base + digit;
   }
   if (minus) out = -out;
@@ -189,7 +189,7 @@ bool parse_float(std::string_view text, double& out) {
 
 bool whole(double value, Int& out) {
   if (!std::isfinite(value)) return false;
-  if (std::abs(value) > 1e37) fail("a number exceeds 128 bits");
+  if (std::abs(value) > 1e36) fail("a number exceeds 120 bits");
   out = static_cast<Int>(value);
   return true;
 }

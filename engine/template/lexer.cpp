@@ -242,7 +242,7 @@ class Lexer {
   bool integer(const std::string& digits, int base, size_t end) {
     Int value = 0;
     for (const char c : digits) {
-      if (value >> 120 != 0) fail_at(line_, "a number is too large");
+      if (value >> 116 != 0) fail_at(line_, "a number is too large");
       value = value * base + digit_of(c);
     }
     add(Token::Type::kInteger).integer = value;

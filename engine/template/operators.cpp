@@ -1,4 +1,5 @@
-// Python's arithmetic, in integers of 128 bits: what exceeds them is refused, not wrong.
+// Python's arithmetic, in integers of 120 bits: what exceeds them is refused, not wrong, and what
+// is derived from them fits into 128.
 #include <fmt/format.h>
 
 #include <cmath>
@@ -10,7 +11,11 @@ namespace {
 
 constexpr Int kTextMax = Int{1} << 30;
 
-[[noreturn]] void too_large() { fail("a number exceeds 128 bits"); }
+[[noreturn]] void too_large() { fail("a number exceeds 120 bits"); }
+Value checked(Int value) {
+  if (value >> 120 != 0 && value >> 120 != -1) too_large();
+  return Value(value);
+}
 [[noreturn]] void by_zero(const char* what) { fail(fmt::format("{} by zero", what)); }
 
 [[noreturn]] void unsupported(const char* op, const Value& a, const Value& b) {
@@ -31,7 +36,7 @@ Value add(Runtime& runtime, const Value& a, const Value& b) {
   if (a.is_integer() && b.is_integer()) {
     Int sum = 0;
     if (__builtin_add_overflow(a.integer(), b.integer(), &sum)) too_large();
-    return Value(sum);
+    return checked(sum);
   }
   if (a.is_number() && b.is_number()) return Value(a.real() + b.real());
   if (a.is(Kind::kText) && b.is(Kind::kText)) {
@@ -86,7 +91,7 @@ Value multiply(Runtime& runtime, const Value& a, const Value& b) {
   if (a.is_integer() && b.is_integer()) {
     Int product = 0;
     if (__builtin_mul_overflow(a.integer(), b.integer(), &product)) too_large();
-    return Value(product);
+    return checked(product);
   }
   if (a.is_number() && b.is_number()) return Value(a.real() * b.real());
   const auto repeats = [](const Value& v) { return v.is(Kind::kText) || v.is_sequence(); };
@@ -119,7 +124,7 @@ Value floor_divide(const Value& a, const Value& b) {
                                              : "float floor division");
   }
   if (a.is_integer() && b.is_integer()) {
-    if (b.integer() == -1) return Value(-a.integer());
+    if (b.integer() == -1) return checked(-a.integer());
     return Value(floor_divided(a.integer(), b.integer()));
   }
   const double rest = floor_modulo(a.real(), b.real());
@@ -149,7 +154,7 @@ Value power(const Value& a, const Value& b) {
       if (exponent > 1 && __builtin_mul_overflow(base, base, &base)) too_large();
       if (base == 0 || base == 1) exponent &= 3;  // the rest changes nothing
     }
-    return Value(result);
+    return checked(result);
   }
   if (a.real() == 0 && b.real() < 0) fail("0.0 cannot be raised to a negative power");
   const double result = std::pow(a.real(), b.real());
@@ -184,7 +189,7 @@ Value arithmetic(Runtime& runtime, Operator op, const Value& a, const Value& b) 
       if (!a.is_integer() || !b.is_integer()) return Value(a.real() - b.real());
       Int difference = 0;
       if (__builtin_sub_overflow(a.integer(), b.integer(), &difference)) too_large();
-      return Value(difference);
+      return checked(difference);
     }
     case Operator::kMultiply:
       return multiply(runtime, a, b);
