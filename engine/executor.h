@@ -6,9 +6,11 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "core/trace.h"
 #include "models/model.h"
+#include "scheduler/fill.h"
 #include "scheduler/plan.h"
 #include "scheduler/workload.h"
 #include "swap/pager.h"
@@ -22,7 +24,8 @@ struct ExecutorCounters {
 };
 
 // What a pass decided at a hole: distinct candidates in ascending order.
-using DecisionObserver = std::function<void(uint32_t hole, std::span<const uint32_t> choices)>;
+using DecisionObserver =
+    std::function<void(uint32_t hole, std::span<const scheduler::Choice> choices)>;
 // The experts of every row, in rank order, [rows, experts_per_token], of one routed layer.
 using RouteObserver = std::function<void(uint32_t layer, std::span<const uint32_t> experts)>;
 
@@ -36,9 +39,10 @@ class Executor {
     std::span<std::byte> device, host;  // arenas of plan.arena_bytes; device may be empty
     std::byte* kv = nullptr;            // keys and values: see scheduler::kv_place
     models::Context context;
-    Trace* trace = nullptr;      // lane 0: compute
-    DecisionObserver decisions;  // may be empty
-    RouteObserver routes;        // may be empty
+    Trace* trace = nullptr;                   // lane 0: compute
+    std::vector<scheduler::PoolState> pools;  // of plan.pools, as the run begins
+    DecisionObserver decisions;               // may be empty
+    RouteObserver routes;                     // may be empty
   };
 
   explicit Executor(Parts parts);

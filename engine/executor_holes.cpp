@@ -85,9 +85,9 @@ void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, bool
 // ---- holes
 
 Holes::Holes(const Executor::Parts& parts, const Places& places, ExecutorCounters& counters)
-    : p_(parts), places_(places), counters_(counters) {
+    : p_(parts), places_(places), counters_(counters), pools_(parts.pools) {
+  HEADRACE_ASSERT(pools_.size() == p_.plan.pools.size());
   size_t candidates_max = 64, fetches_max = 64;
-  for (const Pool& pool : p_.plan.pools) pools_.push_back(scheduler::initial_state(pool));
   for (const Hole& hole : p_.plan.holes) {
     const SegmentSpec& segment = p_.workload.segments[hole.segment];
     size_t chunks = 0;
@@ -98,7 +98,7 @@ Holes::Holes(const Executor::Parts& parts, const Places& places, ExecutorCounter
   }
   choices_.reserve(std::max<size_t>(candidates_max, size_t{p_.plan.rows_max} * 16));
   filled_.picks.reserve(candidates_max);
-  filled_.wave_end.reserve(candidates_max);
+  distinct_.reserve(candidates_max);
   tickets_.reserve(fetches_max);
 }
 
@@ -106,20 +106,24 @@ void Holes::open(const scheduler::Task& task) {
   hole_ = &p_.plan.holes[task.hole];
   segment_ = &p_.workload.segments[task.segment];
   std::sort(choices_.begin(), choices_.end());
-  choices_.erase(std::unique(choices_.begin(), choices_.end()), choices_.end());
-  if (p_.decisions) p_.decisions(task.hole, choices_);
-  scheduler::fill(p_.plan, p_.workload, *hole_, choices_,
+  distinct_.clear();
+  for (uint32_t candidate : choices_) {
+    if (distinct_.empty() || distinct_.back().candidate != candidate)
+      distinct_.push_back({candidate, 0});
+    ++distinct_.back().rows;
+  }
+  if (p_.decisions) p_.decisions(task.hole, distinct_);
+  scheduler::fill(p_.plan, p_.workload, *hole_, distinct_,
                   hole_->pool == kNone ? none_ : pools_[hole_->pool], filled_);
-  wave_ = next_ = 0;
-  start_wave();
+  next_ = started_ = 0;
+  tickets_.clear();
+  awaited_ = wanted_ = 0;
+  start_fetches();
 }
 
 std::optional<Holes::Ready> Holes::next() {
   if (next_ == filled_.picks.size()) return std::nullopt;
-  if (next_ == filled_.wave_end[wave_]) {  // what it held may be written over now
-    ++wave_;
-    start_wave();
-  }
+  start_fetches();
   const Ready ready{filled_.picks[next_], chunks_of(filled_.picks[next_])};
   ++next_;
   const bool staged = hole_->pool != kNone && p_.plan.pools[hole_->pool].staging != kNone;
@@ -137,12 +141,14 @@ Range Holes::chunks_of(const Pick& pick) const {
   return {0, static_cast<uint32_t>(p_.workload.objects[object_of(pick)].chunks.size())};
 }
 
-void Holes::start_wave() {
-  tickets_.clear();
-  awaited_ = wanted_ = 0;
-  if (filled_.wave_end.empty()) return;
-  for (uint32_t i = next_; i < filled_.wave_end[wave_]; ++i) {
-    if (filled_.picks[i].fetch) fetch(filled_.picks[i]);
+// A fetch starts once its slot's last candidate in this pass, if any, has been computed with: all
+// that were handed out are, when the next one is asked for.
+void Holes::start_fetches() {
+  for (; started_ < filled_.picks.size(); ++started_) {
+    const Pick& pick = filled_.picks[started_];
+    if (!pick.fetch) continue;
+    if (pick.after != kNone && pick.after >= next_) return;
+    fetch(pick);
   }
 }
 
@@ -189,7 +195,7 @@ void Holes::await(swap::Ticket ticket) {
   record_stall(p_, counters_, false, begin);
 }
 
-// Waits for the first `count` fetches of the wave.
+// Waits for the first `count` fetches of the hole.
 void Holes::await_first(size_t count) {
   while (awaited_ < count) await(tickets_[awaited_++]);
 }

@@ -1,7 +1,7 @@
 // What only data decide, brought in: rows of the embedding and routed experts. scheduler/fill.h
-// says which slots a pass uses and what it must fetch; here the fetches are started, all of a wave
-// at once, and handed out as they are due. Part of the executor: one thread, no allocation once
-// warm.
+// says which slots a pass uses and what it must fetch; here fetches are started as soon as their
+// slots are free, and candidates handed out as they are due. Part of the executor: one thread, no
+// allocation once warm.
 #pragma once
 
 #include <optional>
@@ -43,13 +43,13 @@ class Holes {
     scheduler::Pick pick;
     Range chunks;  // of its object
   };
-  // Decides about choices() and starts the first wave. next() hands out what is there, in waves,
+  // Decides about choices() and starts to fetch. next() hands out one candidate after the other,
   // until nullopt; a Ready is valid until the call after it.
   void open(const scheduler::Task& task);
   std::optional<Ready> next();
 
  private:
-  void start_wave();
+  void start_fetches();
   void fetch(const scheduler::Pick& pick);
   void fetch_staged(const scheduler::Pool& pool, const swap::Transfer& transfer);
   void await(swap::Ticket ticket);
@@ -64,12 +64,13 @@ class Holes {
   scheduler::PoolState none_;  // of holes whose candidates are all resident
   scheduler::Filled filled_;
   std::vector<uint32_t> choices_;
+  std::vector<scheduler::Choice> distinct_;
 
   // The hole under way.
   const scheduler::Hole* hole_ = nullptr;
   const SegmentSpec* segment_ = nullptr;
-  uint32_t wave_ = 0, next_ = 0;       // into filled_.wave_end and .picks
-  std::vector<swap::Ticket> tickets_;  // of the wave's fetches, in pick order
+  uint32_t next_ = 0, started_ = 0;    // picks handed out, and those whose fetches are started
+  std::vector<swap::Ticket> tickets_;  // of the fetches, in pick order
   size_t awaited_ = 0;                 // how many of those are free again
   size_t wanted_ = 0;                  // how many the picks so far need
 };

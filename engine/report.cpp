@@ -99,7 +99,7 @@ json::object plan_json(const scheduler::Plan& plan, double planning_ms) {
 
 json::array swap_json(Session& session) {
   json::array out;
-  const scheduler::HoleBytes range = session.decided_range();
+  const scheduler::HoleBytes range = session.replay().range();
   for (const SwapRow& row : swap_rows(session)) {
     json::object o{{"edge", name_of(row.edge)},
                    {"kind", name_of(row.kind)},
@@ -107,12 +107,26 @@ json::array swap_json(Session& session) {
                    {"counted_bytes", row.counted},
                    {"operations", row.operations}};
     if (row.kind == Kind::kWeights && decided_edge(session, row.edge)) {
-      const Bytes fixed = row.predicted - std::min(row.predicted, session.decided_bytes());
+      const Bytes fixed = row.predicted - std::min(row.predicted, session.replay().bytes());
       o["predicted_least_bytes"] = fixed + range.least;
       o["predicted_most_bytes"] = fixed + range.most;
     }
     out.push_back(o);
   }
+  return out;
+}
+
+json::value planned_experts_json(const scheduler::Plan& plan, const scheduler::Workload& workload) {
+  const auto rate = scheduler::expected_hit_rate(plan, workload, plan.sequences);
+  if (!rate) return nullptr;
+  return json::object{{"expected_hit_rate", *rate}};
+}
+
+json::value experts_json(const Session& session) {
+  const ExpertCounts& counts = session.replay().experts();
+  if (counts.hits + counts.misses == 0) return nullptr;
+  json::object out{
+      {"hits", counts.hits}, {"misses", counts.misses}, {"hit_rate", counts.hit_rate()}};
   return out;
 }
 
@@ -140,6 +154,11 @@ std::string swap_table(Session& session) {
   for (const SwapRow& row : swap_rows(session)) {
     text += fmt::format("{:<14} {:<10} {:>16} {:>16} {:>11}\n", name_of(row.edge),
                         name_of(row.kind), row.predicted, row.counted, row.operations);
+  }
+  const ExpertCounts& experts = session.replay().experts();
+  if (experts.misses != 0) {
+    text += fmt::format("experts: {} of {} picks were there ({:.1f} %)\n", experts.hits,
+                        experts.hits + experts.misses, experts.hit_rate() * 100);
   }
   text += fmt::format("a decode pass moves {}; no schedule within {} moves less than {}\n",
                       format_bytes(plan.bytes), format_bytes(plan.budget),
@@ -207,7 +226,7 @@ std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int
     if (hole.pool == kNone) continue;
     const uint32_t layer = workload.segments[hole.segment].layer;
     add(layer == kNone ? -1 : int64_t{layer}, {Tier::kDisk, plan.pools[hole.pool].tier},
-        Kind::kWeights, session.decided_bytes(h));
+        Kind::kWeights, session.replay().bytes(h));
   }
   return rows;
 }

@@ -16,6 +16,10 @@ struct RunTimings {
 json::object memory_json(const Session& session);
 json::object plan_json(const scheduler::Plan& plan, double planning_ms);
 json::array swap_json(Session& session);  // predicted beside counted; drains first
+// What routers picked and what of it was there; planned: what of it is expected to be. Null when
+// nothing is routed, or fetched.
+json::value experts_json(const Session& session);
+json::value planned_experts_json(const scheduler::Plan& plan, const scheduler::Workload& workload);
 json::object timings_json(const Session& session, const RunTimings& timings);
 json::object stall_json(Session& session);
 std::string swap_table(Session& session);  // lines for people

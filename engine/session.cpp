@@ -15,7 +15,6 @@
 #include "engine/planning.h"
 #include "engine/report.h"
 #include "engine/store_wait.h"
-#include "scheduler/fill.h"
 #include "scheduler/kv.h"
 
 namespace headrace::engine {
@@ -79,6 +78,15 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
 Session::~Session() {
   pager_.reset();  // drains before the arenas go, and what the executor says is to move
   executor_.reset();
+  if (!replay_ || replay_->experts().hits + replay_->experts().misses == 0) return;
+  Usage usage = replay_->usage();
+  age(usage);
+  write_usage(usage_path(), usage);
+}
+
+// Empty where the model has no store: its own folder is never written to.
+std::string Session::usage_path() const {
+  return options_.store == kStoreNone ? "" : store_->info().path + "/usage";
 }
 
 // True when the folder's store is there and still belongs to it.
@@ -143,26 +151,26 @@ void Session::allocate_and_load(const Demand& demand) {
                                       .room = arrivals_.span(0, arrivals_.size()),
                                       .note = options_.note});
   if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
-  for (const scheduler::Pool& pool : plan.pools) {
-    replay_.push_back(scheduler::initial_state(pool));
-    decided_.push_back({.edge = {Tier::kDisk, pool.tier}, .kind = Kind::kWeights});
-  }
-  executor_ = std::make_unique<Executor>(Executor::Parts{
-      .plan = plan,
-      .workload = w,
-      .decoder = decoder(),
-      .pager = *pager_,
-      .device = device_.span(0, device_.size()),
-      .host = host_.span(0, host_.size()),
-      .kv = kv.data(),
-      .context = {k_, pool_},
-      .trace = trace_.get(),
-      .decisions = [this](uint32_t hole,
-                          std::span<const uint32_t> choices) { replay(hole, choices); },
-      .routes =
-          [this](uint32_t layer, std::span<const uint32_t> experts) {
-            if (routes_) routes_(layer, experts);
-          }});
+  replay_ = std::make_unique<Replay>(plan, w, read_usage(usage_path(), w));
+  executor_ = std::make_unique<Executor>(
+      Executor::Parts{.plan = plan,
+                      .workload = w,
+                      .decoder = decoder(),
+                      .pager = *pager_,
+                      .device = device_.span(0, device_.size()),
+                      .host = host_.span(0, host_.size()),
+                      .kv = kv.data(),
+                      .context = {k_, pool_},
+                      .trace = trace_.get(),
+                      .pools = replay_->pools(),
+                      .decisions =
+                          [this](uint32_t hole, std::span<const scheduler::Choice> choices) {
+                            replay_->decide(hole, choices);
+                          },
+                      .routes =
+                          [this](uint32_t layer, std::span<const uint32_t> experts) {
+                            if (routes_) routes_(layer, experts);
+                          }});
   executor_->enter([this, begin](Bytes done, Bytes total) {
     if (options_.progress) options_.progress("load", done, total);
     if (done == total) timings_.load_s = since(begin);
@@ -190,9 +198,9 @@ void Session::check_store() const {
 }
 
 void Session::run(const models::Pass& pass) {
-  pass_rows_ = static_cast<uint32_t>(pass.tokens.size());
   if (scratch_) replay_kv(pass);
   executor_->run(*activations_, pass);
+  replay_->end_pass(static_cast<uint32_t>(pass.tokens.size()));
   if (trace_) trace_resident();
 }
 
@@ -204,14 +212,7 @@ void Session::trace_resident() {
   for (const scheduler::Resident& r : plan.residents)
     at(r.tier) += planned_->workload.objects[r.object].chunks[r.chunk];
   for (const scheduler::Ring& ring : plan.rings) at(ring.tier) += ring.slots * ring.slot_bytes;
-  for (size_t i = 0; i < plan.pools.size(); ++i) {
-    const auto& slots = replay_[i].slots;
-    at(plan.pools[i].tier) +=
-        plan.pools[i].slot_bytes *
-        static_cast<Bytes>(std::count_if(slots.begin(), slots.end(), [](const auto& entry) {
-          return entry.key != scheduler::PoolState::Entry{}.key;
-        }));
-  }
+  for (uint32_t i = 0; i < plan.pools.size(); ++i) at(plan.pools[i].tier) += replay_->held(i);
   const uint64_t now = trace_->now_ns();
   for (const size_t tier : {0u, 1u}) {
     if (plan.arena_bytes[tier] == 0) continue;
@@ -235,24 +236,6 @@ void Session::replay_kv(const models::Pass& pass) {
   add(kv_moved_[1], kv_moves_.written_blocks());
 }
 
-void Session::replay(uint32_t hole_index, std::span<const uint32_t> choices) {
-  const scheduler::Plan& plan = planned_->plan;
-  const scheduler::Hole& hole = plan.holes[hole_index];
-  if (hole.pool == kNone) return;
-  scheduler::fill(plan, planned_->workload, hole, choices, replay_[hole.pool], replayed_);
-  decided_[hole.pool].bytes += replayed_.bytes;
-  decided_[hole.pool].operations += replayed_.operations;
-  decided_by_hole_.resize(plan.holes.size());
-  decided_by_hole_[hole_index] += replayed_.bytes;
-  if (ranges_.empty()) ranges_.resize(plan.holes.size());
-  RowRange& range = ranges_[hole_index];
-  if (range.rows != pass_rows_) {
-    range = {pass_rows_, scheduler::hole_bytes(plan, planned_->workload, hole, pass_rows_)};
-  }
-  hole_range_.least += range.bytes.least;
-  hole_range_.most += range.bytes.most;
-}
-
 std::vector<scheduler::ByteRow> Session::predicted() const {
   std::vector<scheduler::ByteRow> rows;
   const auto add = [&](const scheduler::ByteRow& row, uint64_t times) {
@@ -267,17 +250,11 @@ std::vector<scheduler::ByteRow> Session::predicted() const {
   for (const auto& row : scheduler::bytes_of(planned_->plan.steady)) {
     add(row, executor_->counters().passes);
   }
-  for (const auto& row : decided_) add(row, row.bytes != 0 ? 1 : 0);
+  for (const auto& row : replay_->rows()) add(row, row.bytes != 0 ? 1 : 0);
   for (const auto& row : kv_moved_) {
     if (row.bytes != 0) add(row, 1);
   }
   return rows;
-}
-
-Bytes Session::decided_bytes() const {
-  Bytes sum = 0;
-  for (const scheduler::ByteRow& row : decided_) sum += row.bytes;
-  return sum;
 }
 
 std::vector<swap::LedgerRow> Session::counted() {

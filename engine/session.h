@@ -16,7 +16,7 @@
 #include "engine/kv_stream.h"
 #include "engine/model_folder.h"
 #include "engine/prepare.h"
-#include "scheduler/fill.h"
+#include "engine/replay.h"
 #include "scheduler/machine.h"
 #include "scheduler/plan.h"
 #include "scheduler/policy.h"
@@ -114,13 +114,9 @@ class Session {
   // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was
   // decided.
   std::vector<scheduler::ByteRow> predicted() const;
-  Bytes decided_bytes(uint32_t hole) const {
-    return hole < decided_by_hole_.size() ? decided_by_hole_[hole] : 0;
-  }
-  scheduler::HoleBytes decided_range() const { return hole_range_; }  // least and most of the holes
-  Bytes decided_bytes() const;             // of those, what the replay moved
-  std::vector<swap::LedgerRow> counted();  // drains first
-  void finish_trace();                     // writes options.trace_file
+  const Replay& replay() const { return *replay_; }  // of what was decided
+  std::vector<swap::LedgerRow> counted();            // drains first
+  void finish_trace();                               // writes options.trace_file
 
  private:
   bool open_store(const std::string& path);
@@ -128,7 +124,7 @@ class Session {
   void allocate_and_load(const Demand& demand);
   void trace_resident();
   void replay_kv(const models::Pass& pass);
-  void replay(uint32_t hole, std::span<const uint32_t> choices);
+  std::string usage_path() const;
 
   SessionOptions options_;
   ModelFolder folder_;
@@ -147,21 +143,10 @@ class Session {
   std::unique_ptr<KvCache> kv_;
   std::unique_ptr<Executor> executor_;
   RouteObserver routes_;
-  // The replay: the same decisions through the same pure function, beside the executor's own.
-  std::vector<scheduler::PoolState> replay_;
-  scheduler::Filled replayed_;
-  std::vector<scheduler::ByteRow> decided_;  // per pool
-  std::vector<Bytes> decided_by_hole_;
+  std::unique_ptr<Replay> replay_;
   scheduler::KvMoves kv_moves_;
   scheduler::ByteRow kv_moved_[2] = {{.edge = {Tier::kDisk, Tier::kHost}, .kind = Kind::kKv},
                                      {.edge = {Tier::kHost, Tier::kDisk}, .kind = Kind::kKv}};
-  struct RowRange {
-    uint32_t rows = 0;
-    scheduler::HoleBytes bytes;
-  };
-  std::vector<RowRange> ranges_;  // per hole, of the last pass's rows
-  scheduler::HoleBytes hole_range_;
-  uint32_t pass_rows_ = 0;
 };
 
 }  // namespace headrace::engine

@@ -202,7 +202,7 @@ void Expansion::add_holes() {
       if (pool == kNone) {
         pool = static_cast<uint32_t>(plan_.pools.size());
         HEADRACE_ASSERT(pool < d_.pool_slots.size(), d_.policy + ": a hole without pool slots");
-        plan_.pools.push_back({.tier = compute_, .slots = d_.pool_slots[pool]});
+        plan_.pools.push_back({.tier = compute_, .slots = d_.pool_slots[pool], .evict = d_.evict});
         if (device_) {
           plan_.pools.back().staging = static_cast<uint32_t>(plan_.rings.size());
           plan_.rings.push_back({.tier = Tier::kHost, .slots = 1});

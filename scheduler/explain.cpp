@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "scheduler/bound.h"
+#include "scheduler/fill.h"
 #include "scheduler/search.h"
 #include "scheduler/simulate.h"
 
@@ -181,6 +182,12 @@ class Explanation {
     for (const Pool& pool : plan_.pools) {
       add(fmt::format("what the data choose, through {} x {} on the {}", pool.slots,
                       format_bytes(pool.slot_bytes), name_of(pool.tier)));
+    }
+    if (const auto rate = expected_hit_rate(plan_, workload_, plan_.sequences)) {
+      add(
+          fmt::format("{:.1f} % of the experts that a pass wants are there, more if its routers "
+                      "have favourites",
+                      *rate * 100));
     }
     line("streams", list);
   }

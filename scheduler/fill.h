@@ -1,13 +1,14 @@
 // What data decided, turned into transfers: given the candidates that a pass wants and what the
-// pool holds, which slot each one gets and which must be fetched; in waves, if more is wanted than
-// the pool holds. Pure: the executor and the replay of a recorded run call the same function and
-// get the same bytes.
+// pool holds, which slot each one gets and which must be fetched. Pure: the executor and the replay
+// of a recorded run call the same function and get the same bytes.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "scheduler/forecast.h"
 #include "scheduler/plan.h"
 #include "scheduler/workload.h"
 
@@ -15,33 +16,39 @@ namespace headrace::scheduler {
 
 struct PoolState {  // one per pool, made by initial_state()
   struct Entry {
-    uint64_t key =
-        ~uint64_t{0};  // object << 32 | chunk (chunk kNone: the whole object); all ones: empty
-    uint64_t last_use = 0;
+    uint32_t turn = kNone, candidate = kNone;  // kNone: empty
+    uint32_t pick = 0;                         // of the call that used it last
+    uint64_t call = 0;
+    uint64_t last_use = 0;  // a tick; 0: never
   };
   std::vector<Entry> slots;
-  uint64_t tick = 0;
+  std::vector<SegmentId> turns;                // the pool's holes, in the order of a pass
+  std::vector<std::vector<uint32_t>> slot_of;  // [turn][candidate]; kNone: not there
+  uint64_t tick = 0, calls = 0;
+  Forecast forecast;
 };
 
-PoolState initial_state(const Pool& pool);
+PoolState initial_state(const Plan& plan, const Workload& workload, uint32_t pool);
 
 struct Pick {
   uint32_t candidate = 0;  // expert, or chunk of the embedding
   Slot slot;               // kPool, or kResident when the plan keeps it
   bool fetch = false;      // not there yet
+  uint32_t after = kNone;  // the pick whose slot this is, until it has been computed with
 };
 
 struct Filled {             // reused from call to call: no allocation once warm
-  std::vector<Pick> picks;  // those of wave w are [wave_end[w-1], wave_end[w])
-  std::vector<uint32_t> wave_end;
+  std::vector<Pick> picks;  // in the order in which they are computed with
   Bytes bytes = 0;          // fetched
   uint64_t operations = 0;  // transfers: chunks
+  uint32_t hits = 0;        // picks that were there
 };
 
-// `choices`: distinct candidates in ascending order. Hits come first within a wave, in candidate
-// order, then fetches. A slot wanted by the wave is never given away within it.
+// `choices` in ascending order of candidates, each once. What is there comes first, in candidate
+// order, then fetches: where a pass wants more than the pool has slots, every candidate is still
+// fetched once at most, and a slot changes hands when the one before has been computed with.
 void fill(const Plan& plan, const Workload& workload, const Hole& hole,
-          std::span<const uint32_t> choices, PoolState& state, Filled& out);
+          std::span<const Choice> choices, PoolState& state, Filled& out);
 
 // Bytes of one pass through the hole with `rows` rows: whatever the data are, and expected for
 // uniform, independent choices.
@@ -49,7 +56,13 @@ struct HoleBytes {
   Bytes least = 0, expected = 0, most = 0;
 };
 HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows);
+// Of all holes together: what a pool holds when a pass begins it holds for one of them alone.
+HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
 // Of a steady pass: what its tasks move, and all its holes.
 HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
+
+// Of the picks at routed experts in a pass of `rows` rows, the share that is there: expected for
+// uniform, independent choices. nullopt: no expert is fetched, or the model has none.
+std::optional<double> expected_hit_rate(const Plan& plan, const Workload& workload, uint32_t rows);
 
 }  // namespace headrace::scheduler

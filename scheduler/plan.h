@@ -117,7 +117,11 @@ struct Ring {
   Bytes offset = 0;  // in the tier's arena
 };
 
-// Slots whose content data decide: an LRU cache of whole candidates (an expert; a chunk of the
+// Which candidate gives up its slot: the least recently wanted, or the one that is expected to be
+// wanted last (scheduler/forecast.h).
+enum class Evict : uint8_t { kRecency, kForecast };
+
+// Slots whose content data decide: a cache of whole candidates (an expert; a chunk of the
 // embedding).
 struct Pool {
   Tier tier = Tier::kHost;
@@ -125,6 +129,7 @@ struct Pool {
   Bytes slot_bytes = 0;  // of the largest candidate
   Bytes offset = 0;
   uint32_t staging = kNone;  // ring on the host that fetches pass through, where tier is the device
+  Evict evict = Evict::kForecast;
 };
 
 enum class Source : uint8_t { kTokens, kRouter };

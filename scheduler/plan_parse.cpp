@@ -256,6 +256,8 @@ class Parser {
     field("offset", p.offset);
     expect("staging");
     p.staging = index();
+    expect("evict");
+    p.evict = one_of(kEvictWords, p.evict);
     next_line();
   }
   void hole() {

@@ -24,8 +24,8 @@ class Printer {
            r.slot_bytes, r.offset);
     }
     for (const Pool& p : plan.pools) {
-      line("pool {} slots {} slot_bytes {} offset {} staging {}", name_of(p.tier), p.slots,
-           p.slot_bytes, p.offset, index(p.staging));
+      line("pool {} slots {} slot_bytes {} offset {} staging {} evict {}", name_of(p.tier), p.slots,
+           p.slot_bytes, p.offset, index(p.staging), word(kEvictWords, p.evict));
     }
     for (const Hole& h : plan.holes) {
       line("hole {} {} pool {} choices {}", h.segment, word(kSourceWords, h.source), index(h.pool),

@@ -11,6 +11,7 @@ inline constexpr std::array kTaskWords = {"fetch", "copy",    "embed",   "forwar
                                           "route", "experts", "kv_read", "kv_write"};
 inline constexpr std::array kSpaceWords = {"none", "resident", "ring", "pool", "store", "kv"};
 inline constexpr std::array kSourceWords = {"tokens", "router"};
+inline constexpr std::array kEvictWords = {"recency", "forecast"};
 inline constexpr std::array kRoundWords = {"enter", "steady"};
 
 template <size_t N, typename Enum>

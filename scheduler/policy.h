@@ -23,6 +23,7 @@ struct Decision {
   uint32_t ring_slots = 0;              // of the computing tier's ring, where it has more than that
   std::vector<std::vector<Home>> home;  // [object][chunk]
   std::vector<uint32_t> pool_slots;     // per pool, in the order of holes' pools
+  Evict evict = Evict::kForecast;       // of the pools
 };
 
 struct Room {                  // what the decision may use, per tier, after everything else

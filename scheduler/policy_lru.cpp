@@ -52,6 +52,7 @@ std::optional<Decision> decide_lru(const Workload& workload, const Machine&, con
     free -= (embedding_slots - 1) * inventory.embedding_slot;
   }
   Decision out = empty_decision(workload, "lru", depth);
+  out.evict = Evict::kRecency;
   Bytes slot = 0;
   for (const Item& item : inventory.dense) slot = std::max(slot, item.bytes);
   if (slot > 0) {

@@ -22,7 +22,8 @@ namespace {
 
 // Files of later formats included, so that a store of a newer version can be removed as well.
 bool is_store_file(std::string_view name) {
-  if (name == "super") return true;
+  // usage: the engine's, about this store and of no use without it.
+  if (name == "super" || name == "usage" || name == "usage.new") return true;
   for (const std::string_view stem : {"manifest.", "data."}) {
     if (!name.starts_with(stem)) continue;
     const std::string_view number = name.substr(stem.size());

@@ -107,6 +107,7 @@ void without_model(const BatchFlags& flags, const Common& common, const std::str
               {"memory", nullptr},
               {"plan", nullptr},
               {"swap", json::array{}},
+              {"experts", nullptr},
               {"stall", nullptr}});
 }
 

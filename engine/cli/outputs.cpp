@@ -98,6 +98,7 @@ json::object run_json(Session& session, const Generator& generator, json::object
   out["memory"] = memory_json(session);
   out["plan"] = plan_json(session.plan(), session.planning_ms());
   out["swap"] = swap_json(session);
+  out["experts"] = experts_json(session);
   out["stall"] = stall_json(session);
   return out;
 }

@@ -85,6 +85,7 @@ void run_plan(const Flags& flags, const Common& common) {
     return print_json({{"model", name},
                        {"plan", plan_json(planned->plan, planned->planning_ms)},
                        {"swap", planned_swap_json(planned->plan)},
+                       {"experts", planned_experts_json(planned->plan, planned->workload)},
                        {"alternatives", alternatives_json(planned->plan)}});
   }
   print_text(

@@ -296,7 +296,7 @@ TEST(Exact, APassMovesEveryEncodedByteWhateverTheBatch) {
     const auto moved = [&] {  // without what the tokens decided
       Bytes sum = 0;
       for (const auto& row : session.counted()) sum += row.bytes;
-      return sum - session.decided_bytes();
+      return sum - session.replay().bytes();
     };
     ASSERT_GT(encoded, 0u);
     Bytes before = moved();

@@ -72,8 +72,8 @@ inline RunResult run(const RunSpec& spec) {
   for (const engine::Completion& c : generator.run(requests)) result.tokens.push_back(c.token_ids);
   result.counted = session.counted();
   result.predicted = session.predicted();
-  result.holes = session.decided_range();
-  result.decided = session.decided_bytes();
+  result.holes = session.replay().range();
+  result.decided = session.replay().bytes();
   result.executor = session.executor().counters();
   result.policy = session.plan().policy;
   result.device_bytes = session.plan().arena_bytes[0];

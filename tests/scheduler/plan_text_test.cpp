@@ -32,7 +32,7 @@ bool operator==(const Ring& a, const Ring& b) {
 }
 bool operator==(const Pool& a, const Pool& b) {
   return a.tier == b.tier && a.slots == b.slots && a.slot_bytes == b.slot_bytes &&
-         a.offset == b.offset && a.staging == b.staging;
+         a.offset == b.offset && a.staging == b.staging && a.evict == b.evict;
 }
 bool operator==(const Hole& a, const Hole& b) {
   return a.segment == b.segment && a.source == b.source && a.pool == b.pool &&

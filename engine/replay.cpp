@@ -1,0 +1,75 @@
+#include "engine/replay.h"
+
+#include <algorithm>
+
+namespace headrace::engine {
+
+Replay::Replay(const scheduler::Plan& plan, const scheduler::Workload& workload, Usage usage)
+    : plan_(plan), workload_(workload), usage_(std::move(usage)) {
+  uint32_t layer = 0;
+  size_t picks_max = 0;
+  for (const scheduler::Hole& hole : plan.holes) {
+    const SegmentSpec& segment = workload.segments[hole.segment];
+    layer_of_.push_back(segment.kind == SegmentKind::kExperts ? layer++ : kNone);
+    size_t chunks = 0;
+    for (ObjectId id : segment.candidates) chunks += workload.objects[id].chunks.size();
+    picks_max = std::max(picks_max, chunks);
+  }
+  filled_.picks.reserve(picks_max);
+  by_hole_.resize(plan.holes.size());
+  for (uint32_t p = 0; p < plan.pools.size(); ++p) {
+    pools_.push_back(seeded_state(plan, workload, p, usage_));
+    rows_.push_back({.edge = {Tier::kDisk, plan.pools[p].tier}, .kind = Kind::kWeights});
+  }
+}
+
+void Replay::decide(uint32_t hole_index, std::span<const scheduler::Choice> choices) {
+  const scheduler::Hole& hole = plan_.holes[hole_index];
+  const bool routed = layer_of_[hole_index] != kNone;
+  if (routed) {
+    Usage::Layer& layer = usage_.layers[layer_of_[hole_index]];
+    uint64_t picked = 0;
+    for (const scheduler::Choice& choice : choices) {
+      layer.picks[choice.candidate] += choice.rows;
+      picked += choice.rows;
+    }
+    layer.rows += picked / std::max(1u, hole.choices_per_row);
+  } else if (hole.pool == kNone) {
+    return;
+  }
+  scheduler::fill(plan_, workload_, hole, choices, hole.pool == kNone ? none_ : pools_[hole.pool],
+                  filled_);
+  if (routed) {
+    experts_.hits += filled_.hits;
+    experts_.misses += filled_.picks.size() - filled_.hits;
+  }
+  if (hole.pool == kNone) return;
+  by_hole_[hole_index] += filled_.bytes;
+  rows_[hole.pool].bytes += filled_.bytes;
+  rows_[hole.pool].operations += filled_.operations;
+}
+
+void Replay::end_pass(uint32_t rows) {
+  if (rows_.empty()) return;
+  if (rows != pass_rows_) {
+    pass_rows_ = rows;
+    pass_range_ = scheduler::holes_bytes(plan_, workload_, rows);
+  }
+  range_.least += pass_range_.least;
+  range_.most += pass_range_.most;
+}
+
+Bytes Replay::bytes() const {
+  Bytes sum = 0;
+  for (const scheduler::ByteRow& row : rows_) sum += row.bytes;
+  return sum;
+}
+
+Bytes Replay::held(uint32_t pool) const {
+  const auto& slots = pools_[pool].slots;
+  const auto filled = std::count_if(slots.begin(), slots.end(),
+                                    [](const auto& entry) { return entry.turn != kNone; });
+  return plan_.pools[pool].slot_bytes * static_cast<Bytes>(filled);
+}
+
+}  // namespace headrace::engine

@@ -1,0 +1,56 @@
+// Keeps account of what data decided: replays every decision of a run through the same pure
+// function as the executor, beside the executor's own, for the bytes that the plan predicts. One
+// thread.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/usage.h"
+#include "scheduler/fill.h"
+
+namespace headrace::engine {
+
+struct ExpertCounts {  // picks of experts, each once a pass and layer
+  uint64_t hits = 0, misses = 0;
+  double hit_rate() const {
+    const uint64_t all = hits + misses;
+    return all == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(all);
+  }
+};
+
+class Replay {
+ public:
+  // `usage`: what earlier runs picked.
+  Replay(const scheduler::Plan& plan, const scheduler::Workload& workload, Usage usage);
+
+  // Of each pool, as the run begins: for the executor.
+  std::vector<scheduler::PoolState> pools() const { return pools_; }
+
+  void decide(uint32_t hole, std::span<const scheduler::Choice> choices);
+  void end_pass(uint32_t rows);
+
+  std::span<const scheduler::ByteRow> rows() const { return rows_; }  // per pool
+  Bytes bytes() const;
+  Bytes bytes(uint32_t hole) const { return by_hole_[hole]; }
+  scheduler::HoleBytes range() const { return range_; }  // least and most that could have been
+  const ExpertCounts& experts() const { return experts_; }
+  Bytes held(uint32_t pool) const;               // slots that are filled
+  const Usage& usage() const { return usage_; }  // this run included
+
+ private:
+  const scheduler::Plan& plan_;
+  const scheduler::Workload& workload_;
+  Usage usage_;
+  std::vector<uint32_t> layer_of_;  // [hole]: into usage_.layers; kNone
+  std::vector<scheduler::PoolState> pools_;
+  scheduler::PoolState none_;
+  scheduler::Filled filled_;
+  std::vector<scheduler::ByteRow> rows_;
+  std::vector<Bytes> by_hole_;
+  ExpertCounts experts_;
+  scheduler::HoleBytes range_, pass_range_;
+  uint32_t pass_rows_ = 0;  // that pass_range_ is of
+};
+
+}  // namespace headrace::engine

@@ -1,0 +1,208 @@
+#include <algorithm>
+#include <cmath>
+
+#include "scheduler/fill.h"
+#include "scheduler/fill_candidates.h"
+#include "scheduler/kv.h"
+
+namespace headrace::scheduler {
+
+namespace {
+
+struct Demand {             // of one hole on its pool
+  uint64_t candidates = 0;  // that do not stay
+  double probability = 0;   // that a pass picks a given one
+  uint64_t least = 0;       // distinct picks that a pass cannot avoid
+  bool operator==(const Demand& other) const {
+    return candidates == other.candidates && probability == other.probability;
+  }
+};
+
+// Chunks of each object that stay in the computing tier.
+std::vector<uint32_t> staying_chunks(const Plan& plan, const Workload& workload) {
+  std::vector<uint32_t> chunks(workload.objects.size(), 0);
+  const Tier tier = computing_tier(plan);
+  for (const Resident& r : plan.residents) chunks[r.object] += r.tier == tier;
+  return chunks;
+}
+
+Demand demand_of(const Candidates& all, const std::vector<uint32_t>& staying, const Hole& hole,
+                 uint32_t rows) {
+  const uint32_t count = all.count();
+  uint64_t stay = 0;
+  if (all.rows()) {
+    stay = staying[all.object(0)];
+  } else {
+    for (uint32_t c = 0; c < count; ++c) stay += staying[all.object(c)] == all.chunks(c);
+  }
+  Demand out{.candidates = count - stay};
+  const double share =
+      std::min(1.0, static_cast<double>(hole.choices_per_row) / std::max(1u, count));
+  out.probability = share >= 1.0 ? (rows > 0 ? 1.0 : 0.0) : -std::expm1(rows * std::log1p(-share));
+  if (rows > 0 && hole.choices_per_row > stay) out.least = hole.choices_per_row - stay;
+  out.least = std::min(out.least, out.candidates);
+  return out;
+}
+
+struct DemandGroup {  // holes with equal demands, as the layers of a model are
+  Demand demand;
+  double holes = 0;
+};
+
+// The share of the picks of `mine` that must be fetched, in a pool of the latest picks that has
+// been used for long. Picks are uniform and independent, so a pick is a hit with the share of the
+// hole's candidates that the pool holds when the pass comes to it. Back from there the latest
+// distinct keys are, pass by pass, those of the other holes and then the hole's own, as far as the
+// slots reach; of n candidates that a pass picks with probability p, n p (1 - p)^(j-1) were picked
+// last in the j-th pass back.
+double expected_misses(const std::vector<DemandGroup>& groups, const Demand& mine, double slots) {
+  const double candidates = static_cast<double>(mine.candidates);
+  if (candidates == 0) return 0.0;
+  const auto picked_last = [](const Demand& d, int pass) {
+    return static_cast<double>(d.candidates) * d.probability *
+           std::pow(1.0 - d.probability, pass - 1);
+  };
+  double left = slots, held = 0;
+  constexpr int kPassesMax = 4096;
+  for (int pass = 1; pass < kPassesMax && left > 0; ++pass) {
+    double sum = 0;
+    for (const DemandGroup& g : groups) sum += g.holes * picked_last(g.demand, pass);
+    const double own = picked_last(mine, pass);
+    if (sum < 1e-9) break;
+    left -= sum - own;
+    held += std::clamp(left, 0.0, own);
+    left -= own;
+  }
+  // Slots beyond all that was ever picked hold every candidate.
+  return 1.0 - std::min(1.0, held / candidates);
+}
+
+// The same in a pool that keeps what is expected to be wanted soonest. Of uniform, independent
+// picks none is foreseen but by its layer's turn: some slots are always between two layers, and the
+// others hold an even share of all candidates for as long as nothing speaks against them.
+double expected_misses_forecast(double all, double slots, double between) {
+  if (slots >= all) return 0.0;
+  between = std::min(between, slots);
+  return 1.0 - (slots - between) / (all - between);
+}
+
+struct PoolDemand {
+  std::vector<DemandGroup> groups;
+  double candidates = 0;
+  uint32_t holes = 0;
+};
+
+PoolDemand pool_demand(const Plan& plan, const Workload& workload,
+                       const std::vector<uint32_t>& staying, uint32_t pool, uint32_t rows) {
+  PoolDemand out;
+  for (const Hole& hole : plan.holes) {
+    if (hole.pool != pool) continue;
+    const Demand demand =
+        demand_of({workload, workload.segments[hole.segment]}, staying, hole, rows);
+    ++out.holes;
+    out.candidates += static_cast<double>(demand.candidates);
+    const auto same = std::find_if(out.groups.begin(), out.groups.end(),
+                                   [&](const DemandGroup& g) { return g.demand == demand; });
+    if (same == out.groups.end()) {
+      out.groups.push_back({demand, 1.0});
+    } else {
+      same->holes += 1.0;
+    }
+  }
+  return out;
+}
+
+// The share of a hole's picks that must be fetched, of those that do not stay.
+double missed_share(const Plan& plan, const Hole& hole, const Demand& mine, const PoolDemand& all) {
+  const Pool& pool = plan.pools[hole.pool];
+  const double slots = pool.slots;
+  if (pool.evict == Evict::kRecency) return expected_misses(all.groups, mine, slots);
+  const double picks = static_cast<double>(mine.candidates) * mine.probability;
+  const double between = all.holes > 1 ? std::min<double>(picks, fetches_ahead(pool, hole)) : 0.0;
+  return expected_misses_forecast(all.candidates, slots, between);
+}
+
+// Of the candidates that do not stay, ascending.
+std::vector<Bytes> missing_sizes(const Plan& plan, const Candidates& all) {
+  std::vector<Bytes> bytes;
+  for (uint32_t c = 0; c < all.count(); ++c) {
+    if (find_resident(plan, all, c, computing_tier(plan)) == kNone) bytes.push_back(all.bytes(c));
+  }
+  std::sort(bytes.begin(), bytes.end());
+  return bytes;
+}
+
+}  // namespace
+
+HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows) {
+  if (hole.pool == kNone) return {};
+  const std::vector<uint32_t> staying = staying_chunks(plan, workload);
+  const Candidates all{workload, workload.segments[hole.segment]};
+  const Demand mine = demand_of(all, staying, hole, rows);
+  const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, rows);
+  const std::vector<Bytes> bytes = missing_sizes(plan, all);
+  HoleBytes out;
+  Bytes total = 0;
+  for (Bytes b : bytes) total += b;
+  // At most what the pool holds is a hit.
+  const uint64_t slots = plan.pools[hole.pool].slots;
+  for (uint64_t i = 0; i + slots < mine.least; ++i) out.least += bytes[i];
+  const uint64_t most = std::min<uint64_t>(uint64_t{rows} * hole.choices_per_row, bytes.size());
+  for (uint64_t i = 0; i < most; ++i) out.most += bytes[bytes.size() - 1 - i];
+  const double expected =
+      static_cast<double>(total) * mine.probability * missed_share(plan, hole, mine, pool);
+  out.expected = std::clamp(static_cast<Bytes>(expected), out.least, std::max(out.least, out.most));
+  return out;
+}
+
+HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
+  HoleBytes out;
+  const std::vector<uint32_t> staying = staying_chunks(plan, workload);
+  std::vector<std::vector<Bytes>> picked(plan.pools.size());  // the cheapest that a pass can pick
+  for (const Hole& hole : plan.holes) {
+    if (hole.pool == kNone) continue;
+    const HoleBytes bytes = hole_bytes(plan, workload, hole, rows);
+    out.expected += bytes.expected;
+    out.most += bytes.most;
+    const Candidates all{workload, workload.segments[hole.segment]};
+    const std::vector<Bytes> sizes = missing_sizes(plan, all);
+    const uint64_t least = demand_of(all, staying, hole, rows).least;
+    picked[hole.pool].insert(picked[hole.pool].end(), sizes.begin(),
+                             sizes.begin() + static_cast<ptrdiff_t>(least));
+  }
+  for (size_t p = 0; p < picked.size(); ++p) {
+    std::sort(picked[p].begin(), picked[p].end());
+    for (size_t i = 0; i + plan.pools[p].slots < picked[p].size(); ++i) out.least += picked[p][i];
+  }
+  out.expected = std::clamp(out.expected, out.least, std::max(out.least, out.most));
+  return out;
+}
+
+HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
+  HoleBytes out = holes_bytes(plan, workload, rows);
+  Bytes walked = 0;
+  for (const ByteRow& row : bytes_of(plan.steady)) walked += row.bytes;
+  const PassRows decode{.rows = rows, .context = workload.context};
+  out.least += walked + kv_least(plan, rows).total();
+  out.expected += walked + kv_expected(plan, workload, decode).total();
+  out.most += walked + kv_most(plan, rows).total();
+  return out;
+}
+
+std::optional<double> expected_hit_rate(const Plan& plan, const Workload& workload, uint32_t rows) {
+  const std::vector<uint32_t> staying = staying_chunks(plan, workload);
+  double picks = 0, missed = 0;
+  for (const Hole& hole : plan.holes) {
+    if (hole.source != Source::kRouter) continue;
+    const Candidates all{workload, workload.segments[hole.segment]};
+    const Demand mine = demand_of(all, staying, hole, rows);
+    picks += static_cast<double>(all.count()) * mine.probability;
+    if (hole.pool == kNone) continue;
+    missed += static_cast<double>(mine.candidates) * mine.probability *
+              missed_share(plan, hole, mine, pool_demand(plan, workload, staying, hole.pool, rows));
+  }
+  if (picks == 0 || missed == 0) return std::nullopt;
+  return 1.0 - missed / picks;
+}
+
+}  // namespace headrace::scheduler
