@@ -410,6 +410,28 @@ class SameTokens(Checks):
                     self.assertEqual(len(set(row)), config["num_experts_per_tok"])
                     self.assertTrue(all(0 <= e < config["num_local_experts"] for e in row))
 
+    def test_experts_that_were_there(self):
+        """Hits and misses are what the routers picked, each once a pass and layer."""
+        path = self.folder / "routes.jsonl"
+        flags = ("--ids", "5,6,7", "-n", "9", "--ignore-eos")
+        for memory in ("45MiB", "1GiB"):
+            with self.subTest(memory=memory):
+                run = self.run_json("generate", experts(), *flags, "--memory", memory,
+                                    "--route-trace", path)
+                picked = sum(len(set(sum(rows, []))) for line in path.read_text().splitlines()
+                             for rows in json.loads(line)["layers"])
+                seen = run["experts"]
+                self.assertEqual(seen["hits"] + seen["misses"], picked)
+                self.assertAlmostEqual(seen["hit_rate"], seen["hits"] / picked)
+                planned = self.run_json("plan", experts(), "--memory", memory)["experts"]
+                if memory == "1GiB":
+                    self.assertEqual(seen["misses"], 0)
+                    self.assertIsNone(planned)
+                else:
+                    self.assertGreater(seen["misses"], 0)
+                    self.assertTrue(0 <= planned["expected_hit_rate"] < 1, planned)
+        self.assertIsNone(self.run_json("generate", MODEL, "--ids", "5", "-n", "2")["experts"])
+
 
 class Streams(Case):
     def test_closed_stdout(self):
