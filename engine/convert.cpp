@@ -8,10 +8,17 @@ using models::Form;
 using models::Part;
 using models::Piece;
 
+bool is_contiguous(const Part& part) {
+  const uint64_t rows = part.form == Form::kVector ? part.k : part.rows;
+  return !part.transposed && (part.slice.total == 0 || part.slice.run >= rows);
+}
+
 SourceRows source_rows(const Part& part, const Piece& piece, const TensorInfo& tensor) {
-  const Bytes row = part.k * size_of(tensor.dtype);
-  if (part.form == Form::kVector) return {.offset = tensor.offset, .bytes = row};
-  return {.offset = tensor.offset + piece.row_begin * row,
+  const Bytes element = size_of(tensor.dtype), row = part.k * element;
+  if (part.form == Form::kVector) {
+    return {.offset = tensor.offset + part.slice.first * element, .bytes = row};
+  }
+  return {.offset = tensor.offset + (part.slice.first + piece.row_begin) * row,
           .bytes = (piece.row_end - piece.row_begin) * row};
 }
 
@@ -29,9 +36,12 @@ void convert_piece(const kernels::Kernels& k, const Part& part, const Piece& pie
     case Form::kRows:
       std::memcpy(out, rows, count * part.k * size_of(part.dtype));
       return;
-    case Form::kVector:
-      k.widen({.in = rows, .type = source, .count = part.k, .out = reinterpret_cast<float*>(out)});
+    case Form::kVector: {
+      float* values = reinterpret_cast<float*>(out);
+      k.widen({.in = rows, .type = source, .count = part.k, .out = values});
+      for (uint64_t i = 0; part.add_one && i < part.k; ++i) values[i] += 1.0f;
       return;
+    }
   }
 }
 

@@ -8,9 +8,13 @@
 
 namespace headrace::engine {
 
+// Whether any rows of the part lie together in its tensor, as they are.
+bool is_contiguous(const models::Part& part);
+
 struct SourceRows {  // of a piece, in its tensor's file
   Bytes offset = 0, bytes = 0;
 };
+// Of a contiguous part.
 SourceRows source_rows(const models::Part& part, const models::Piece& piece,
                        const TensorInfo& tensor);
 

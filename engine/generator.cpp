@@ -83,6 +83,7 @@ Generator::Generator(Session& session, Options options)
   output_of_.reserve(plan.outputs_max);
   active_.reserve(sequences_);
   decoding_.reserve(sequences_);
+  lengths_.resize(session.kv().sequences().size());
 }
 
 void Generator::start(RequestSource& source, TokenSink& sink) {
@@ -124,12 +125,16 @@ bool Generator::open_next() {
   KvCache& kv = session_.kv();
   const SamplingParams& sampling = next_->sampling;
   const uint32_t sequence = kv.open();
-  const uint64_t shared = options_.share_prefixes ? kv.share(sequence, next_->prompt) : 0;
-  if (!kv.reserve(sequence, next_->prompt.size() + sampling.max_tokens)) {
+  const uint64_t length = next_->prompt.size() + sampling.max_tokens;
+  // Where the length decides how the first tokens are computed, not all that begin alike are alike.
+  const bool shares = options_.share_prefixes && !session_.decoder().lengths_matter();
+  const uint64_t shared = shares ? kv.share(sequence, next_->prompt) : 0;
+  if (!kv.reserve(sequence, length)) {
     kv.close(sequence);
     return false;
   }
-  if (options_.share_prefixes) kv.publish(sequence, next_->prompt);
+  if (shares) kv.publish(sequence, next_->prompt);
+  lengths_[sequence] = static_cast<uint32_t>(length);
   timings_.reused_tokens += shared;
   Active& active = active_.emplace_back();
   active.request = next_;
@@ -254,6 +259,7 @@ bool Generator::step() {
                 .positions = positions_,
                 .sequence = sequence_,
                 .sequences = session_.kv().sequences(),
+                .lengths = lengths_,
                 .output_rows = output_rows_,
                 .logits = session_.decoder().logits(session_.activations())});
   if (has_prompt_rows_) note_filled();
@@ -316,6 +322,8 @@ void score(Session& session, std::span<const int32_t> ids,
   const float* logits = session.decoder().logits(session.activations());
   std::vector<int32_t> positions;
   std::vector<uint32_t> sequence, outputs;
+  const std::vector<uint32_t> lengths(session.kv().sequences().size(),
+                                      static_cast<uint32_t>(ids.size()));
   for (uint32_t begin = 0; begin < ids.size(); begin += rows_max) {
     const uint32_t count = std::min<uint32_t>(rows_max, static_cast<uint32_t>(ids.size()) - begin);
     positions.clear(), sequence.clear(), outputs.clear();
@@ -328,6 +336,7 @@ void score(Session& session, std::span<const int32_t> ids,
                  .positions = positions,
                  .sequence = sequence,
                  .sequences = session.kv().sequences(),
+                 .lengths = lengths,
                  .output_rows = outputs,
                  .logits = session.decoder().logits(session.activations())});
     for (size_t o = 0; o < outputs.size(); ++o) {

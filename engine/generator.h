@@ -132,6 +132,7 @@ class Generator {
   size_t turn_ = 0;                 // who of them goes first when rows are scarce
   // The pass being formed.
   std::vector<int32_t> tokens_, positions_;
+  std::vector<uint32_t> lengths_;  // by handle of the KV cache: tokens that a request may reach
   std::vector<uint32_t> sequence_, output_rows_, output_of_;  // output_of_: index into active_
   bool has_prompt_rows_ = false;
 };

@@ -21,7 +21,7 @@ using models::Part;
 using models::Piece;
 
 const TensorInfo& tensor_of(const SafetensorsFolder& files, const Part& part) {
-  const TensorInfo* const tensor = files.find(part.tensor);
+  const TensorInfo* const tensor = find_tensor(files, part);
   HEADRACE_ASSERT(tensor != nullptr, part.tensor);
   return *tensor;
 }
@@ -39,6 +39,22 @@ std::vector<swap::FileSpan> spans_of(const SafetensorsFolder& files, const Objec
     spans.push_back(span_of(files, object.parts[piece.part], piece));
   }
   return spans;
+}
+
+// A piece is read as one span.
+void check_order(const SafetensorsFolder& files, const models::WeightLayout& layout) {
+  for (const ObjectLayout& object : layout.objects) {
+    for (const Part& part : object.parts) {
+      if (is_contiguous(part)) continue;
+      const std::string& path = files.files[tensor_of(files, part).file].path;
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("--store none: tensor {} of {} holds rows of several matrices in "
+                              "turns, or columns for rows; give a folder for a store",
+                              part.tensor, path))
+          .at_path(path)
+          .at_field("--store");
+    }
+  }
 }
 
 // Values are packed where they lie in what was read, so they must lie as their type asks.
@@ -60,6 +76,7 @@ void check_alignment(const SafetensorsFolder& files, const models::WeightLayout&
 
 void plan_in_place(scheduler::Workload& workload, const models::WeightLayout& layout,
                    const SafetensorsFolder& files, Bytes bytes_in_flight) {
+  check_order(files, layout);
   check_alignment(files, layout);
   workload.reads.clear();
   Bytes most = kBlock;

@@ -88,12 +88,20 @@ std::string store_key(const ModelFolder& folder) {
                      digest64(fmt::format("{}\n{}", kLayoutId, folder.path)));
 }
 
+const TensorInfo* find_tensor(const SafetensorsFolder& files, const models::Part& part) {
+  if (const TensorInfo* tensor = files.find(part.tensor)) return tensor;
+  if (!part.also.empty()) {
+    if (const TensorInfo* tensor = files.find(part.also)) return tensor;
+  }
+  return files.find(part.tensor.substr(part.tensor.find('.') + 1));
+}
+
 SafetensorsFolder open_weights(ModelFolder& folder) {
   SafetensorsFolder files = open_safetensors(folder.path);
   const models::WeightLayout layout = models::layout_of(folder.config);
   std::optional<DType> stored;
   models::for_each_tensor(layout, [&](const models::Part& part) {
-    const TensorInfo* tensor = files.find(part.tensor);
+    const TensorInfo* tensor = find_tensor(files, part);
     if (tensor == nullptr) return;
     const bool vector = part.form == models::Form::kVector;  // widened, whatever it was
     const bool other = !vector && stored && *stored != tensor->dtype;
@@ -117,7 +125,7 @@ SafetensorsFolder open_weights(ModelFolder& folder) {
 void check_tensors(const SafetensorsFolder& files, const models::WeightLayout& layout,
                    const std::string& folder) {
   models::for_each_tensor(layout, [&](const models::Part& part) {
-    const TensorInfo* tensor = files.find(part.tensor);
+    const TensorInfo* tensor = find_tensor(files, part);
     if (tensor == nullptr) {
       throw Error(ErrorCode::kFormat,
                   fmt::format("{}: tensor {} is missing; the download is incomplete or config.json "
@@ -126,8 +134,7 @@ void check_tensors(const SafetensorsFolder& files, const models::WeightLayout& l
           .at_path(folder)
           .at_field(part.tensor);
     }
-    std::vector<uint64_t> expected = {part.rows, part.k};
-    if (part.form == models::Form::kVector) expected = {part.k};
+    const std::vector<uint64_t> expected = models::tensor_shape(part);
     if (tensor->shape != expected) {
       throw Error(
           ErrorCode::kFormat,

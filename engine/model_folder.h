@@ -37,6 +37,10 @@ std::string store_key(const ModelFolder& folder);
 
 bool is_weight_dtype(DType type);  // float32, bfloat16, float16
 
+// The tensor that a part is, or is a slice of; nullptr: none. Files that hold the model without its
+// head leave out the first word of its names.
+const TensorInfo* find_tensor(const SafetensorsFolder& files, const models::Part& part);
+
 // Opens the shards and checks that every tensor of the layout is there with the right shape, in a
 // precision of weights. The stored one is that of the files' matrices, which must agree on it.
 // Sets folder.config.dtype accordingly. Throws kFormat, kUnsupported.

@@ -27,10 +27,18 @@ using models::Piece;
 class SourceReader {
  public:
   SourceReader(const SafetensorsFolder& files, std::span<std::byte> buffer)
-      : files_(files), buffer_(buffer), descriptors_(files.files.size(), -1) {}
+      : files_(files),
+        buffer_(buffer),
+        descriptors_(files.files.size(), -1),
+        cached_(files.files.size(), -1) {}
   ~SourceReader() {
     for (int fd : descriptors_) {
       if (fd >= 0) ::close(fd);
+    }
+    for (int fd : cached_) {
+      if (fd < 0) continue;
+      ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+      ::close(fd);
     }
   }
   SourceReader(const SourceReader&) = delete;
@@ -54,6 +62,28 @@ class SourceReader {
     return buffer_.data() + (offset - begin);
   }
 
+  struct Strips {
+    uint64_t count;
+    Bytes bytes, stride;
+  };
+  // `count` strips of `bytes`, `stride` apart, one after another; valid until the next call.
+  // Through the page cache: the strips of the next piece lie in the same pages.
+  const std::byte* read_strips(uint32_t file, Bytes offset, const Strips& strips) {
+    HEADRACE_ASSERT(strips.count * strips.bytes <= buffer_.size());
+    const int fd = cached_descriptor(file);
+    for (uint64_t i = 0; i < strips.count; ++i) {
+      for (Bytes done = 0; done < strips.bytes;) {
+        const ssize_t n = ::pread(fd, buffer_.data() + i * strips.bytes + done, strips.bytes - done,
+                                  static_cast<off_t>(offset + i * strips.stride + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) fail(file, n < 0 ? std::strerror(errno) : "the file was truncated");
+        done += static_cast<Bytes>(n);
+      }
+    }
+    bytes_read_ += strips.count * strips.bytes;
+    return buffer_.data();
+  }
+
   Bytes bytes_read() const { return bytes_read_; }
 
  private:
@@ -65,6 +95,13 @@ class SourceReader {
       if (fd < 0) fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);  // tmpfs refuses O_DIRECT
       if (fd < 0) fail(file, std::strerror(errno));
     }
+    return fd;
+  }
+
+  int cached_descriptor(uint32_t file) {
+    int& fd = cached_[file];
+    if (fd < 0) fd = ::open(files_.files[file].path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) fail(file, std::strerror(errno));
     return fd;
   }
 
@@ -85,8 +122,73 @@ class SourceReader {
 
   const SafetensorsFolder& files_;
   std::span<std::byte> buffer_;
-  std::vector<int> descriptors_;
+  std::vector<int> descriptors_, cached_;  // past the page cache, and through it
   Bytes bytes_read_ = 0;
+};
+
+// What a piece is made of: rows of the part one after another (of a vector: elements).
+struct SourceBytes {
+  const std::byte* rows;
+  DType type;
+};
+
+// Columns to rows: in [k, count], out [count, k].
+void transpose(const std::byte* in, uint64_t count, uint64_t k, Bytes element, std::byte* out) {
+  for (uint64_t row = 0; row < count; ++row) {
+    for (uint64_t i = 0; i < k; ++i) {
+      std::memcpy(out + (row * k + i) * element, in + (i * count + row) * element, element);
+    }
+  }
+}
+
+// Brings the rows of a piece together, whatever their order in the checkpoint.
+class PieceReader {
+ public:
+  PieceReader(const SafetensorsFolder& files, SourceReader& reader, std::byte* gathered)
+      : files_(files), reader_(reader), gathered_(gathered) {}
+
+  SourceBytes read(const Part& part, const Piece& piece) {
+    const TensorInfo& tensor = *find_tensor(files_, part);
+    const Bytes element = size_of(tensor.dtype);
+    if (part.transposed) return {read_columns(part, piece, tensor), tensor.dtype};
+    const bool vector = part.form == Form::kVector;
+    const Bytes row = vector ? element : part.k * element;
+    const auto runs =
+        models::source_runs(part, vector ? 0 : piece.row_begin, vector ? part.k : piece.row_end);
+    const auto read_run = [&](const models::SourceRun& run) {
+      return reader_.read(tensor.file, tensor.offset + run.first * row, run.count * row);
+    };
+    if (runs.size() == 1) {
+      const std::byte* rows = read_run(runs[0]);
+      if (reinterpret_cast<uintptr_t>(rows) % element == 0) return {rows, tensor.dtype};
+      std::memcpy(gathered_, rows, runs[0].count * row);
+      return {gathered_, tensor.dtype};
+    }
+    Bytes at = 0;
+    for (const models::SourceRun& run : runs) {
+      std::memcpy(gathered_ + at, read_run(run), run.count * row);
+      at += run.count * row;
+    }
+    return {gathered_, tensor.dtype};
+  }
+
+ private:
+  const std::byte* read_columns(const Part& part, const Piece& piece, const TensorInfo& tensor) {
+    const Bytes element = size_of(tensor.dtype);
+    const Bytes width = models::tensor_shape(part)[1] * element;
+    const uint64_t count = piece.row_end - piece.row_begin;
+    const auto runs = models::source_runs(part, piece.row_begin, piece.row_end);
+    HEADRACE_ASSERT(runs.size() == 1, part.tensor);
+    const std::byte* columns =
+        reader_.read_strips(tensor.file, tensor.offset + runs[0].first * element,
+                            {.count = part.k, .bytes = count * element, .stride = width});
+    transpose(columns, count, part.k, element, gathered_);
+    return gathered_;
+  }
+
+  const SafetensorsFolder& files_;
+  SourceReader& reader_;
+  std::byte* gathered_;
 };
 
 Bytes piece_source_bytes(const Part& part, const Piece& piece) {
@@ -171,9 +273,10 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
   std::filesystem::create_directories(std::filesystem::path(store_path).parent_path());
   auto writer = swap::StoreWriter::create(store_path, spec);
   const Buffers sizes = buffers_for(layout);
-  const Arena source(2 * sizes.source);  // the second half: rows that are not aligned to their type
+  const Arena source(2 * sizes.source);  // the second half: rows that had to be brought together
   const Arena room(sizes.chunk);
   SourceReader reader(files, source.span(0, sizes.source));
+  PieceReader pieces(files, reader, source.data() + sizes.source);
   PrepareReport report;
   const Bytes total = layout.bytes();
   for (ObjectId id = 0; id < layout.objects.size(); ++id) {
@@ -183,14 +286,8 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
       std::memset(room.data(), 0, chunk.bytes);
       for (const Piece& piece : chunk.pieces) {
         const Part& part = object.parts[piece.part];
-        const TensorInfo& tensor = *files.find(part.tensor);
-        const SourceRows from = source_rows(part, piece, tensor);
-        const std::byte* rows = reader.read(tensor.file, from.offset, from.bytes);
-        if (reinterpret_cast<uintptr_t>(rows) % size_of(tensor.dtype) != 0) {
-          std::memcpy(source.data() + sizes.source, rows, from.bytes);
-          rows = source.data() + sizes.source;
-        }
-        convert_piece(k, part, piece, tensor.dtype, rows, room.data() + piece.offset);
+        const SourceBytes from = pieces.read(part, piece);
+        convert_piece(k, part, piece, from.type, from.rows, room.data() + piece.offset);
       }
       writer->write(id, c, room.span(0, chunk.bytes));
       report.bytes_written += chunk.bytes;

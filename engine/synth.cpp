@@ -32,7 +32,7 @@ constexpr double kDeviation = 0.02;
 struct Tensor {
   std::string name;
   std::vector<uint64_t> shape;
-  bool norm = false;
+  std::optional<float> value;  // of all elements; none: random
   Bytes bytes = 0;
   uint64_t values() const {
     uint64_t n = 1;
@@ -44,9 +44,9 @@ struct Tensor {
 std::vector<Tensor> tensors_of(const models::ModelConfig& config) {
   std::vector<Tensor> tensors;
   models::for_each_tensor(models::layout_of(config), [&](const models::Part& part) {
-    Tensor t{.name = part.tensor, .shape = {part.rows, part.k}};
-    if (part.form == models::Form::kVector) t.shape = {part.k};
-    t.norm = part.form == models::Form::kVector && part.tensor.ends_with(".weight");
+    Tensor t{.name = part.tensor, .shape = models::tensor_shape(part)};
+    const bool norm = part.form == models::Form::kVector && part.tensor.ends_with(".weight");
+    if (norm) t.value = part.add_one ? 0.0f : 1.0f;
     t.bytes = t.values() * size_of(config.dtype);
     tensors.push_back(t);
   });
@@ -98,10 +98,10 @@ class Values {
     const uint64_t stream = digest64(tensor.name);
     for (size_t i = 0; i < count; i += 8) {
       std::array<uint32_t, 4> bits{};
-      if (!tensor.norm) bits = philox(seed_, stream, (first + i) / 8);
+      if (!tensor.value) bits = philox(seed_, stream, (first + i) / 8);
       for (size_t j = 0; j < std::min<size_t>(8, count - i); ++j) {
         const uint32_t index = bits[j / 2] >> (j % 2 * 16) & 0xffff;
-        put(i + j, tensor.norm ? 1.0f : table_[index]);
+        put(i + j, tensor.value.value_or(table_[index]));
       }
     }
     return std::span(room_).first(count * size_of(dtype_));
@@ -206,41 +206,45 @@ int64_t whole_number(const json::object& config, const char* key) {
 }
 
 // Half the heads, but heads that divide the width into even parts, and key heads that divide them.
-void halve_heads(json::object& config, const json::object& set) {
-  int64_t heads = whole_number(config, "num_attention_heads");
-  if (!set.contains("num_attention_heads") && heads > 1) {
-    const int64_t hidden = whole_number(config, "hidden_size");
+void halve_heads(json::object& config, const json::object& set, const models::FieldNames& names) {
+  int64_t heads = whole_number(config, names.heads);
+  if (!set.contains(names.heads) && heads > 1) {
+    const int64_t hidden = whole_number(config, names.hidden);
     const bool own_width = whole_number(config, "head_dim") != 0;
     heads /= 2;
     while (heads > 1 && !own_width && hidden % (2 * heads) != 0) --heads;
-    config["num_attention_heads"] = heads;
+    config[names.heads] = heads;
   }
-  int64_t keys = std::min(whole_number(config, "num_key_value_heads"), heads);
-  if (keys == 0 || set.contains("num_key_value_heads")) return;
+  if (names.kv_heads == nullptr || set.contains(names.kv_heads)) return;
+  int64_t keys = std::min(whole_number(config, names.kv_heads), heads);
+  if (keys == 0) return;
   while (heads % keys != 0) --keys;
-  config["num_key_value_heads"] = keys;
+  config[names.kv_heads] = keys;
 }
 
 // Sets the number of layers (and, for models too small for their own width, the width) so that the
 // weights come closest to `size`. What the user set stays.
 void fit(json::object& config, const json::object& set, Bytes size) {
+  const models::ModelConfig as_given = checked(config);
+  const models::FieldNames& names = models::find_family(as_given.family)->fields;
   const auto bytes_with = [&](int64_t layers) {
-    config["num_hidden_layers"] = layers;
+    config[names.layers] = layers;
     return weight_bytes(checked(config));
   };
   const auto halve = [&](const char* key) {
     const int64_t value = whole_number(config, key);
     if (value != 0 && !set.contains(key)) config[key] = std::max<int64_t>(16, value / 2);
   };
-  if (set.contains("num_hidden_layers")) {
+  if (set.contains(names.layers)) {
     throw Error(ErrorCode::kUsage, "--size: the number of layers is set too; give one of them")
         .at_field("--size");
   }
-  while (!set.contains("hidden_size") && bytes_with(2) > size &&
-         whole_number(config, "hidden_size") > 64) {
-    for (const char* key : {"hidden_size", "intermediate_size", "vocab_size"}) halve(key);
+  while (!set.contains(names.hidden) && bytes_with(2) > size &&
+         whole_number(config, names.hidden) > 64) {
+    for (const char* key : {names.hidden, names.intermediate, "vocab_size"}) halve(key);
+    for (const char* key : {"moe_intermediate_size", "shared_expert_intermediate_size"}) halve(key);
     if (whole_number(config, "vocab_size") < 512) config["vocab_size"] = 512;
-    halve_heads(config, set);
+    halve_heads(config, set, names);
   }
   const Bytes one = bytes_with(1), two = bytes_with(2);
   const double layers =
@@ -336,11 +340,8 @@ SynthReport synthesize(const std::string& out, const SynthOptions& options,
   if (config.empty()) {
     const models::Family* family = models::find_family(options.family);
     if (family == nullptr) {
-      std::string known;
-      for (const models::Family& f : models::families())
-        known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("--family: {} is unknown; give one of {}", options.family, known))
+      throw Error(ErrorCode::kUsage, fmt::format("--family: {} is unknown; give one of {}",
+                                                 options.family, models::family_names()))
           .at_field("--family");
     }
     config = family->example();

@@ -19,8 +19,9 @@ struct Activations {
   float* k = nullptr;          // [M, kv_heads, head_dim]
   float* v = nullptr;          // [M, kv_heads, head_dim]
   float* mixed = nullptr;      // [M, heads, head_dim] what attention gathered
-  float* gate = nullptr;       // [M, intermediate], then silu(gate) * up
-  float* up = nullptr;         // [M, intermediate]
+  float* gate = nullptr;       // [M, intermediate], then activation(gate) * up
+  float* up = nullptr;         // [M, intermediate]; null: the feed-forward is not gated
+  float* held = nullptr;       // [M, hidden] parallel: what attention adds, until both halves ran
   uint16_t* narrow = nullptr;  // [M, even(the widest input of a product)]
 
   float* router_logits = nullptr;   // [M, E]
@@ -30,6 +31,8 @@ struct Activations {
   uint32_t* chosen_row = nullptr;   // [M] rows that chose the expert at hand
   uint32_t* chosen_slot = nullptr;  // [M] their place in `part`: row * R + rank
   float* gathered = nullptr;        // [M, hidden] their inputs, then their outputs
+  float* shared = nullptr;          // [M, hidden] what the shared expert computed
+  float* shared_gate = nullptr;     // [M] its weight before the sigmoid
 
   float* head_in = nullptr;         // [O, hidden]
   uint16_t* head_narrow = nullptr;  // [O, even(hidden)]
@@ -39,26 +42,27 @@ struct Activations {
   uint32_t next_chunk = 0;
 };
 
-// The small tensors of one layer; null where the model has none.
+// The small tensors of one layer or of the model's end; null where the model has none.
 struct SmallTensors {
-  const float* input_norm = nullptr;  // [hidden]
-  const float* post_norm = nullptr;   // [hidden]
-  const float* q_bias = nullptr;      // [heads * head_dim]
-  const float* k_bias = nullptr;      // [kv_heads * head_dim]
-  const float* v_bias = nullptr;      // [kv_heads * head_dim]
-  const float* o_bias = nullptr;      // [hidden]
-  const float* q_norm = nullptr;      // [head_dim]
-  const float* k_norm = nullptr;      // [head_dim]
-  const float* gate_bias = nullptr;   // [intermediate]
-  const float* up_bias = nullptr;     // [intermediate]
-  const float* down_bias = nullptr;   // [hidden]
-  const std::byte* router = nullptr;  // panels of [E, hidden]
+  std::array<const std::byte*, kRoles> at{};
+  const std::byte* panels(Role role) const { return at[static_cast<size_t>(role)]; }
+  const float* vector(Role role) const { return reinterpret_cast<const float*>(panels(role)); }
 };
 
-struct Tables {                           // what the decoder resolved once
-  std::vector<SmallTensors> small;        // by layer
-  const float* final_norm = nullptr;      // [hidden]
-  std::vector<float> inv_freq;            // [head_dim / 2]
+struct Rotation {  // of one Rope
+  uint64_t rotary = 0;
+  float scale = 1;
+  std::vector<float> inv_freq;       // [rotary / 2]
+  std::vector<float> long_inv_freq;  // of requests that pass the original length; empty: the same
+  uint64_t long_from = 0;            // the least length of such a request
+};
+
+struct Tables {                     // what the decoder resolved once
+  std::vector<SmallTensors> small;  // by layer
+  SmallTensors final_small;
+  const std::byte* positions = nullptr;  // [positions, hidden] in the stored precision
+  Rotation rotation, sliding_rotation;   // of full layers, of layers that slide
+  float embedding_scale = 1;
   uint64_t embedding_rows_per_chunk = 0;  // of every chunk but the last
   Bytes kv_layer_bytes = 0;               // of one layer in a KV block: direct I/O moves it
 };
@@ -90,13 +94,17 @@ struct Product {
 
 // attention.cpp
 DType kv_type_of(const ModelConfig& config);
-std::vector<float> rotary_frequencies(const ModelConfig& config);
 Product qkv_product(const Call& call);
 Product o_product(const Call& call);
 // mlp.cpp
 Product gate_up_product(const Call& call);
 Product down_product(const Call& call);
-void activate(const Call& call, uint64_t rows);  // gate = silu(gate) * up, with their biases
+void activate(const Call& call, uint64_t rows, uint64_t n);  // gate = activation(gate) * up
+Product shared_gate_up_product(const Call& call);
+Product shared_down_product(const Call& call);
+// rope.cpp
+std::vector<float> rotary_frequencies(const Rope& rope, bool long_request = false);
+Rotation rotation_of(const Rope& rope);
 // embedding.cpp
 void look_up(const Call& call, const ObjectLayout& embedding, uint32_t chunk,
              const std::byte* data);
@@ -112,7 +120,23 @@ void multiply(const Call& call, const ObjectLayout& object, const Piece& piece,
 // What a product reads: `in` itself, or its bfloat16 copy in `narrow` where the weights are.
 const void* input_of(const Call& call, const float* in, const uint16_t* narrow);
 void narrow_input(const Call& call, const float* in, uint64_t rows, uint64_t k, uint16_t* narrow);
-// The normed residual stream as every half of a block begins with it: into a.h, and narrowed.
-void norm_input(const Call& call, const float* weight);  // weight [hidden]
+// block.cpp
+struct Rows {  // dense
+  const float* x;
+  float* y;
+  uint64_t rows, k;
+};
+void norm(const Call& call, const SmallTensors& tensors, Role weight, const Rows& rows);
+// What a half of a block reads: the residual stream, normed into a.h where the model norms it here,
+// and narrowed.
+void begin_half(const Call& call, Role norm);
+const float* half_input(const Call& call);
+struct HalfEnd {
+  Role bias, out_norm, sum_norm;
+  bool last;  // of the block
+};
+// What a half of a block does with its product in `out`: bias, norm, sum, norm.
+void end_half(const Call& call, float* out, const HalfEnd& end);
+void add_bias(const Call& call, Role bias, float* y, uint64_t n);
 
 }  // namespace headrace::models

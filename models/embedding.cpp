@@ -16,15 +16,34 @@ void head_begin(const Call& call) {
                                      .out = call.a.head_in,  // [O, hidden]
                                      .count = outputs,
                                      .k = hidden});
-  call.c.k.rms_norm(call.c.pool, {.x = call.a.head_in,
-                                  .weight = call.tables.final_norm,
-                                  .y = call.a.head_in,
-                                  .rows = outputs,
-                                  .k = hidden,
-                                  .x_stride = hidden,
-                                  .y_stride = hidden,
-                                  .eps = call.config.rms_norm_eps});
+  if (call.config.block.final_norm) {
+    norm(call, call.tables.final_small, Role::kFinalNorm,
+         {call.a.head_in, call.a.head_in, outputs, hidden});
+  }
   narrow_input(call, call.a.head_in, outputs, hidden, call.a.head_narrow);
+}
+
+void head_end(const Call& call) {
+  const uint64_t count = call.pass.output_rows.size() * call.config.vocab_size;
+  if (call.config.logit_softcap == 0) return;
+  call.c.k.softcap(call.c.pool, {call.pass.logits, count, call.config.logit_softcap});
+}
+
+// What is done to a row of the embedding before the first block.
+void finish_row(const Call& call, uint64_t m) {
+  const ModelConfig& g = call.config;
+  float* x = call.a.x + m * g.hidden_size;  // [hidden]
+  if (g.scale_embedding) {
+    call.c.k.scale(call.c.pool, {x, g.hidden_size, call.tables.embedding_scale});
+  }
+  if (g.positions != Positions::kLearned) return;
+  const uint64_t row = static_cast<uint64_t>(call.pass.positions[m]) + g.position_offset;
+  float* position = call.a.h + m * g.hidden_size;  // [hidden]
+  call.c.k.widen({.in = call.tables.positions + row * g.hidden_size * size_of(g.dtype),
+                  .type = g.dtype,
+                  .count = g.hidden_size,
+                  .out = position});
+  call.c.k.add(call.c.pool, {.x = position, .y = x, .count = g.hidden_size});
 }
 
 }  // namespace
@@ -50,11 +69,13 @@ void look_up(const Call& call, const ObjectLayout& embedding, uint32_t chunk,
                            .lane = static_cast<uint32_t>(row % kernels::kPanelRows),
                            .out = out});
     }
+    finish_row(call, m);
   }
 }
 
 Product head_product(const Call& call) {
   return {.begin = head_begin,
+          .end = head_end,
           .x = input_of(call, call.a.head_in, call.a.head_narrow),
           .m = call.pass.output_rows.size(),
           .y = {call.pass.logits}};

@@ -27,6 +27,7 @@ std::optional<int64_t> as_integer(const json::value& value) {
 }  // namespace
 
 const json::value* Fields::find(std::string_view name) const {
+  asked_.emplace(name);
   const json::value* value = object_.if_contains(json::string_view(name.data(), name.size()));
   return value == nullptr || value->is_null() ? nullptr : value;
 }

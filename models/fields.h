@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +27,10 @@ class Fields {
       : object_(object), what_(std::move(what)), prefix_(std::move(prefix)) {}
 
   const json::value* find(std::string_view name) const;  // nullptr: absent or null
+  bool contains(std::string_view name) const {
+    return object_.contains(json::string_view(name.data(), name.size()));
+  }                                                                          // or null
+  bool asked(std::string_view name) const { return asked_.contains(name); }  // by find
   std::optional<uint64_t> count(std::string_view name, Bounds bounds) const;
   std::optional<double> number(std::string_view name) const;  // finite
   std::optional<bool> flag(std::string_view name) const;
@@ -48,6 +54,7 @@ class Fields {
   const json::object& object_;
   std::string what_;
   std::string prefix_;
+  mutable std::set<std::string, std::less<>> asked_;
 };
 
 }  // namespace headrace::models

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "models/block.h"
 
 namespace headrace::models {
@@ -58,9 +60,12 @@ class SegmentList {
     attention.cost.flops_per_row_context = 4 * q_width;  // q k^T and weights v, two each
     attention.cost.kv_bytes_per_row =
         2 * uint64_t{config_.kv_heads} * config_.head_dim * size_of(kv_type_of(config_));
-    if (config_.experts == 0) {
+    if (!config_.has_experts(index)) {
       add_dense(fmt::format("layers.{}.mlp", index), index, {objects.gate_up, objects.down});
       return;
+    }
+    if (config_.shared_size != 0) {
+      add_dense(fmt::format("layers.{}.shared", index), index, {objects.gate_up, objects.down});
     }
     SegmentSpec& router = add(SegmentKind::kRoute, fmt::format("layers.{}.router", index), index);
     router.weights = {objects.small};
@@ -89,7 +94,9 @@ class Carver {
       : room_(room), rows_(rows), outputs_(outputs) {
     const uint64_t q = uint64_t{config.heads} * config.head_dim;
     const uint64_t kv = uint64_t{config.kv_heads} * config.head_dim;
-    const uint64_t hidden = config.hidden_size, ffn = config.intermediate_size;
+    const uint64_t hidden = config.hidden_size;
+    const uint64_t ffn =
+        std::max({config.intermediate_size, config.expert_size, config.shared_size});
     const bool narrows = config.dtype == DType::kBF16;
     Activations& a = buffers_;
     take(a.x, rows_, hidden);
@@ -99,7 +106,8 @@ class Carver {
     take(a.v, rows_, kv);
     take(a.mixed, rows_, q);
     take(a.gate, rows_, ffn);
-    take(a.up, rows_, ffn);
+    if (config.block.gated) take(a.up, rows_, ffn);
+    if (config.block.parallel) take(a.held, rows_, hidden);
     if (narrows) take(a.narrow, rows_, even(std::max({hidden, q, ffn})));
     if (config.experts != 0) {
       const uint64_t ranks = config.experts_per_token;
@@ -110,6 +118,10 @@ class Carver {
       take(a.chosen_row, rows_, 1);
       take(a.chosen_slot, rows_, 1);
       take(a.gathered, rows_, hidden);
+      if (config.shared_size != 0) {
+        take(a.shared, rows_, hidden);
+        take(a.shared_gate, rows_, 1);
+      }
     }
     take(a.head_in, outputs_, hidden);
     if (narrows) take(a.head_narrow, outputs_, even(hidden));
@@ -135,46 +147,20 @@ class Carver {
   Bytes bytes_ = 0;
 };
 
-// Finds tensors of an always-resident object by their names' ends.
-class SmallObject {
- public:
-  SmallObject(const ObjectLayout& object, const std::byte* address)
-      : object_(object), address_(address) {
-    HEADRACE_ASSERT(object.always_resident && object.chunks.size() == 1, object.name);
-  }
-
-  const std::byte* find(std::string_view suffix) const {
-    for (const Piece& piece : object_.chunks[0].pieces) {
-      if (object_.parts[piece.part].tensor.ends_with(suffix)) return address_ + piece.offset;
-    }
-    return nullptr;
-  }
-  const float* vector(std::string_view suffix) const {
-    return reinterpret_cast<const float*>(find(suffix));
-  }
-
- private:
-  const ObjectLayout& object_;
-  const std::byte* address_;
-};
-
 SmallTensors small_tensors(const ObjectLayout& object, const std::byte* address) {
-  const SmallObject small(object, address);
-  SmallTensors out{.input_norm = small.vector(".input_layernorm.weight"),
-                   .post_norm = small.vector(".post_attention_layernorm.weight"),
-                   .q_bias = small.vector(".q_proj.bias"),
-                   .k_bias = small.vector(".k_proj.bias"),
-                   .v_bias = small.vector(".v_proj.bias"),
-                   .o_bias = small.vector(".o_proj.bias"),
-                   .q_norm = small.vector(".q_norm.weight"),
-                   .k_norm = small.vector(".k_norm.weight"),
-                   .gate_bias = small.vector(".gate_proj.bias"),
-                   .up_bias = small.vector(".up_proj.bias"),
-                   .down_bias = small.vector(".down_proj.bias")};
-  for (const Piece& piece : object.chunks[0].pieces) {  // the router is the one matrix
-    if (object.parts[piece.part].form == Form::kPanels) out.router = address + piece.offset;
+  HEADRACE_ASSERT(object.always_resident && object.chunks.size() == 1, object.name);
+  SmallTensors out;
+  for (const Piece& piece : object.chunks[0].pieces) {
+    out.at[static_cast<size_t>(object.parts[piece.part].role)] = address + piece.offset;
   }
   return out;
+}
+
+// The square root as transformers rounds it: in the precision of the table that it multiplies.
+float embedding_scale_of(const ModelConfig& config) {
+  const float root = static_cast<float>(std::sqrt(static_cast<double>(config.hidden_size)));
+  if (config.dtype == DType::kBF16) return bf16_to_f32(f32_to_bf16(root));
+  return config.dtype == DType::kF16 ? f16_to_f32(f32_to_f16(root)) : root;
 }
 
 }  // namespace
@@ -202,19 +188,6 @@ void narrow_input(const Call& call, const float* in, uint64_t rows, uint64_t k, 
   call.c.k.narrow(call.c.pool, {.in = in, .rows = rows, .k = k, .in_stride = k, .out = narrow});
 }
 
-void norm_input(const Call& call, const float* weight) {
-  const ModelConfig& g = call.config;
-  call.c.k.rms_norm(call.c.pool, {.x = call.a.x,  // [M, hidden]
-                                  .weight = weight,
-                                  .y = call.a.h,  // [M, hidden]
-                                  .rows = call.rows(),
-                                  .k = g.hidden_size,
-                                  .x_stride = g.hidden_size,
-                                  .y_stride = g.hidden_size,
-                                  .eps = g.rms_norm_eps});
-  narrow_input(call, call.a.h, call.rows(), g.hidden_size, call.a.narrow);
-}
-
 Decoder::Decoder(const ModelConfig& config, const WeightLayout& layout)
     : config_(config),
       layout_(layout),
@@ -222,7 +195,11 @@ Decoder::Decoder(const ModelConfig& config, const WeightLayout& layout)
       tables_(std::make_unique<Tables>()) {
   HEADRACE_ASSERT(layout.layers.size() == config.layers);
   tables_->small.resize(config.layers);
-  tables_->inv_freq = rotary_frequencies(config_);
+  if (config_.positions == Positions::kRotary) {
+    tables_->rotation = rotation_of(config_.rope);
+    if (config_.sliding_rope) tables_->sliding_rotation = rotation_of(*config_.sliding_rope);
+  }
+  tables_->embedding_scale = embedding_scale_of(config_);
   tables_->embedding_rows_per_chunk =
       layout.objects[layout.embedding].chunks.front().pieces.front().row_end;
   tables_->kv_layer_bytes = round_up(
@@ -238,6 +215,8 @@ Bytes Decoder::activation_bytes(uint32_t rows, uint32_t outputs) const {
 Bytes Decoder::kv_block_bytes() const { return config_.layers * tables_->kv_layer_bytes; }
 
 Bytes Decoder::kv_layer_bytes() const { return tables_->kv_layer_bytes; }
+
+uint64_t Decoder::long_from() const { return tables_->rotation.long_from; }
 
 DType Decoder::kv_type() const { return kv_type_of(config_); }
 
@@ -257,7 +236,11 @@ float* Decoder::logits(Activations& a) const { return a.logits; }
 
 void Decoder::bind_resident(ObjectId object, const std::byte* address) {
   if (object == layout_.final_small) {
-    tables_->final_norm = SmallObject(layout_.objects[object], address).vector("norm.weight");
+    tables_->final_small = small_tensors(layout_.objects[object], address);
+    return;
+  }
+  if (object == layout_.positions) {
+    tables_->positions = address + layout_.objects[object].chunks[0].pieces[0].offset;
     return;
   }
   for (uint32_t i = 0; i < config_.layers; ++i) {
@@ -286,7 +269,7 @@ void Decoder::begin(Context&, Activations& a, const Pass& pass) const {
     HEADRACE_ASSERT(pass.output_rows[i] < rows &&
                     (i == 0 || pass.output_rows[i - 1] < pass.output_rows[i]));
   }
-  HEADRACE_ASSERT(tables_->final_norm != nullptr, "bind_resident comes before the first pass");
+  HEADRACE_ASSERT(tables_->small[0].at != SmallTensors{}.at, "bind_resident comes before a pass");
   a.object = kNone;
   a.next_chunk = 0;
 }
@@ -309,9 +292,12 @@ Product product_for(const Call& call, const LayerObjects* layer, ObjectId object
   if (layer == nullptr) return head_product(call);
   if (object == layer->qkv) return qkv_product(call);
   if (object == layer->o) return o_product(call);
-  if (object == layer->gate_up) return gate_up_product(call);
+  const bool shared = call.config.has_experts(call.layer);
+  if (object == layer->gate_up) {
+    return shared ? shared_gate_up_product(call) : gate_up_product(call);
+  }
   HEADRACE_ASSERT(object == layer->down, fmt::format("object {}", object));
-  return down_product(call);
+  return shared ? shared_down_product(call) : down_product(call);
 }
 
 }  // namespace

@@ -33,6 +33,9 @@ struct Pass {                                      // one batch of rows; M rows,
   // By layer: where its part of a KV block is, from the block's address on; empty: layers follow
   // each other in a block of kv_block_bytes().
   std::span<const Bytes> kv_offsets;
+  // [S] tokens that each sequence may grow to, the same in all its passes; empty: it matters not,
+  // or all stay within the original length of the rope's scaling. See Decoder::lengths_matter.
+  std::span<const uint32_t> lengths;
   std::span<const uint32_t> output_rows;  // rows whose logits are wanted, ascending
   float* logits = nullptr;                // [output_rows, V]
 };
@@ -52,6 +55,10 @@ class Decoder {
 
   // Memory for passes of up to `rows` rows and `outputs` wanted rows (logits included).
   Bytes activation_bytes(uint32_t rows, uint32_t outputs) const;  // affine in rows and in outputs
+  // Whether the length that a request may reach decides how its first tokens are computed, so that
+  // requests of different lengths may not share keys of a common prefix: see `is_long`.
+  bool lengths_matter() const { return long_from() != 0; }
+  bool is_long(uint64_t length) const { return lengths_matter() && length >= long_from(); }
   Bytes kv_block_bytes() const;  // one block of kKvBlockTokens tokens, all layers
   Bytes kv_layer_bytes() const;  // one layer's part of it, a multiple of kBlock
   DType kv_type() const;
@@ -80,6 +87,8 @@ class Decoder {
   void combine(Context& c, Activations& a, const Pass& pass, SegmentId segment) const;
 
  private:
+  uint64_t long_from() const;
+
   ModelConfig config_;
   const WeightLayout& layout_;
   std::vector<SegmentSpec> segments_;

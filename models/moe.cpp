@@ -24,19 +24,25 @@ uint64_t list_rows(const Call& call, uint32_t expert) {
   return count;
 }
 
+// y [M, n] = the half's input times a matrix among the small tensors.
+void small_product(const Call& call, Role matrix, uint64_t n, float* y) {
+  call.c.k.matmul(call.c.pool, {.x = input_of(call, half_input(call), call.a.narrow),
+                                .w = call.small().panels(matrix),
+                                .w_type = call.config.dtype,
+                                .m = call.rows(),
+                                .k = call.config.hidden_size,
+                                .n = n,
+                                .y = y,
+                                .y_stride = n});
+}
+
 }  // namespace
 
 void choose_experts(const Call& call) {
   const ModelConfig& g = call.config;
-  norm_input(call, call.small().post_norm);
-  call.c.k.matmul(call.c.pool, {.x = input_of(call, call.a.h, call.a.narrow),
-                                .w = call.small().router,
-                                .w_type = g.dtype,
-                                .m = call.rows(),
-                                .k = g.hidden_size,
-                                .n = g.experts,
-                                .y = call.a.router_logits,  // [M, E]
-                                .y_stride = g.experts});
+  begin_half(call, Role::kFfnNorm);
+  small_product(call, Role::kRouter, g.experts, call.a.router_logits);                    // [M, E]
+  if (g.shared_size != 0) small_product(call, Role::kSharedGate, 1, call.a.shared_gate);  // [M]
   call.c.k.topk_route({.logits = call.a.router_logits,
                        .expert = call.a.expert,         // [M, R]
                        .weight = call.a.expert_weight,  // [M, R]
@@ -51,7 +57,7 @@ void run_expert(const Call& call, const ObjectLayout& object, uint32_t expert,
   const ModelConfig& g = call.config;
   const uint64_t rows = list_rows(call, expert);
   if (rows == 0) return;
-  call.c.k.gather_rows(call.c.pool, {.in = call.a.h,
+  call.c.k.gather_rows(call.c.pool, {.in = half_input(call),
                                      .index = call.a.chosen_row,
                                      .out = call.a.gathered,  // [rows, hidden]
                                      .count = rows,
@@ -68,8 +74,8 @@ void run_expert(const Call& call, const ObjectLayout& object, uint32_t expert,
   for (uint32_t i = 0; i < data.size(); ++i) {
     for (const Piece& piece : object.chunks[i].pieces) {
       if (piece.part == kDown && !activated) {
-        activate(call, rows);
-        narrow_input(call, call.a.gate, rows, g.intermediate_size, call.a.narrow);
+        activate(call, rows, g.expert_size);
+        narrow_input(call, call.a.gate, rows, g.expert_size, call.a.narrow);
         activated = true;
       }
       multiply(call, object, piece, data[i], piece.part == kDown ? out : in);
@@ -89,6 +95,12 @@ void combine_experts(const Call& call) {
                                  .rows = call.rows(),
                                  .ranks = g.experts_per_token,
                                  .k = g.hidden_size});
+  if (g.shared_size == 0) return;
+  call.c.k.add_gated(call.c.pool, {.part = call.a.shared,       // [M, hidden]
+                                   .gate = call.a.shared_gate,  // [M]
+                                   .y = call.a.x,               // [M, hidden]
+                                   .rows = call.rows(),
+                                   .k = g.hidden_size});
 }
 
 }  // namespace headrace::models

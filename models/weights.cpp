@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
+#include <string_view>
 
 #include "core/error.h"
 #include "kernels/args.h"
@@ -88,20 +90,30 @@ void cut(ObjectLayout& object, Bytes target) {
 class Enumeration {
  public:
   explicit Enumeration(const ModelConfig& config)
-      : c_(config), family_(find_family(config.family)) {
-    HEADRACE_ASSERT(family_ != nullptr, config.family);
-    HEADRACE_ASSERT((c_.experts == 0) == (family_->experts.router == nullptr), config.family);
+      : c_(config),
+        n_(*config.names),
+        q_(uint64_t{config.heads} * config.head_dim),
+        kv_(uint64_t{config.kv_heads} * config.head_dim) {
+    HEADRACE_ASSERT((c_.experts == 0) == (n_.experts.router == nullptr), config.family);
     const ObjectId embedding = object("embedding", false);
-    matrix("model.embed_tokens.weight", c_.vocab_size, c_.hidden_size);
+    matrix(n_.embedding, c_.vocab_size, c_.hidden_size);
     out_.embedding = embedding;
     if (!c_.tie_word_embeddings) part().form = Form::kRows;
+    if (c_.positions == Positions::kLearned) {
+      out_.positions = object("positions", true);
+      matrix(n_.positions, c_.max_position_embeddings + c_.position_offset, c_.hidden_size);
+      part().form = Form::kRows;
+    }
     for (uint32_t i = 0; i < c_.layers; ++i) add_layer(i);
-    out_.final_small = object("final.small", true);
-    vector("model.norm.weight", c_.hidden_size);
+    if (c_.block.final_norm) {
+      out_.final_small = object("final.small", true);
+      norm(n_.final_norm, Role::kFinalNorm, c_.hidden_size);
+    }
     out_.head = embedding;
     if (!c_.tie_word_embeddings) {
       out_.head = object("head", false);
-      matrix("lm_head.weight", c_.vocab_size, c_.hidden_size);
+      matrix(n_.head, c_.vocab_size, c_.hidden_size);
+      part().also = n_.head_also;
     }
   }
 
@@ -117,69 +129,138 @@ class Enumeration {
     out_.objects.back().parts.push_back(
         {.tensor = std::move(tensor), .dtype = c_.dtype, .rows = rows, .k = k});
   }
-  void vector(std::string tensor, uint64_t k) {
+  void vector(std::string tensor, Role role, uint64_t k) {
     out_.objects.back().parts.push_back(
-        {.tensor = std::move(tensor), .form = Form::kVector, .rows = 1, .k = k});
+        {.tensor = std::move(tensor), .form = Form::kVector, .role = role, .rows = 1, .k = k});
+  }
+  // A matrix of a layer's product, or its bias: of the fused tensor if there is one.
+  void projection(const char* name, const char* fused, uint64_t rows, Slice slice) {
+    const char* tensor = fused != nullptr ? fused : name;
+    matrix(prefix_ + tensor + ".weight", rows, c_.hidden_size);
+    if (fused != nullptr) part().slice = slice;
+    part().transposed = n_.transposed;
+  }
+  void bias(const char* name, const char* fused, Role role, uint64_t k, Slice slice) {
+    const char* tensor = fused != nullptr ? fused : name;
+    vector(prefix_ + tensor + ".bias", role, k);
+    if (fused != nullptr) part().slice = slice;
+  }
+  void down(const std::string& tensor, uint64_t k) {
+    matrix(tensor + ".weight", c_.hidden_size, k);
+    part().transposed = n_.transposed;
+  }
+  void norm(const std::string& tensor, Role role, uint64_t k) {
+    vector(tensor + ".weight", role, k);
+    part().add_one = c_.block.norms_add_one;
+    if (c_.block.norm == NormKind::kLayer) {
+      vector(tensor + ".bias", static_cast<Role>(static_cast<int>(role) + 1), k);
+    }
+  }
+
+  // Where q (0), k (1) and v (2) lie in the tensor that holds all three.
+  Slice qkv_slice(int which) const {
+    const uint64_t d = c_.head_dim, group = q_ / c_.kv_heads;
+    const uint64_t total = q_ + 2 * kv_;
+    if (!n_.qkv_by_group) {
+      const uint64_t first = which == 0 ? 0 : q_ + (which == 2 ? kv_ : 0);
+      const uint64_t rows = which == 0 ? q_ : kv_;
+      return {.total = total, .first = first, .run = rows, .stride = rows};
+    }
+    return {.total = total,
+            .first = which == 0 ? 0 : group + (which == 2 ? d : 0),
+            .run = which == 0 ? group : d,
+            .stride = group + 2 * d};
+  }
+  Slice gate_up_slice(bool up) const {
+    const uint64_t size = c_.intermediate_size;
+    return {.total = 2 * size, .first = up ? size : 0, .run = size, .stride = size};
   }
 
   void add_layer(uint32_t index) {
-    const std::string prefix = fmt::format("model.layers.{}.", index);
+    prefix_ = fmt::format("{}.{}.", n_.layers, index);
     const std::string name = fmt::format("layers.{}.", index);
-    const uint64_t q = uint64_t{c_.heads} * c_.head_dim, kv = uint64_t{c_.kv_heads} * c_.head_dim;
     LayerObjects layer;
     layer.small = object(name + "small", true);
-    add_small(prefix, q, kv);
+    add_small(index);
     layer.qkv = object(name + "attention.qkv", false);
-    matrix(prefix + "self_attn.q_proj.weight", q, c_.hidden_size);
-    matrix(prefix + "self_attn.k_proj.weight", kv, c_.hidden_size);
-    matrix(prefix + "self_attn.v_proj.weight", kv, c_.hidden_size);
+    projection(n_.q, n_.qkv, q_, qkv_slice(0));
+    projection(n_.k, n_.qkv, kv_, qkv_slice(1));
+    projection(n_.v, n_.qkv, kv_, qkv_slice(2));
     layer.o = object(name + "attention.o", false);
-    matrix(prefix + "self_attn.o_proj.weight", c_.hidden_size, q);
-    if (c_.experts != 0) {
-      layer.experts = static_cast<ObjectId>(out_.objects.size());
-      for (uint32_t e = 0; e < c_.experts; ++e) add_expert(prefix, name, e);
-    } else {
+    down(prefix_ + n_.o, q_);
+    if (!c_.has_experts(index)) {
       layer.gate_up = object(name + "mlp.gate_up", false);
-      matrix(prefix + "mlp.gate_proj.weight", c_.intermediate_size, c_.hidden_size);
-      matrix(prefix + "mlp.up_proj.weight", c_.intermediate_size, c_.hidden_size);
+      projection(n_.gate, n_.gate_up, c_.intermediate_size, gate_up_slice(false));
+      if (c_.block.gated) projection(n_.up, n_.gate_up, c_.intermediate_size, gate_up_slice(true));
       layer.down = object(name + "mlp.down", false);
-      matrix(prefix + "mlp.down_proj.weight", c_.hidden_size, c_.intermediate_size);
+      down(prefix_ + n_.down, c_.intermediate_size);
+    } else {
+      if (c_.shared_size != 0) add_shared(name, layer);
+      layer.experts = static_cast<ObjectId>(out_.objects.size());
+      for (uint32_t e = 0; e < c_.experts; ++e) add_expert(name, e);
     }
     out_.layers.push_back(layer);
   }
 
-  void add_small(const std::string& prefix, uint64_t q, uint64_t kv) {
-    vector(prefix + "input_layernorm.weight", c_.hidden_size);
+  void add_small(uint32_t index) {
+    const Block& block = c_.block;
+    const uint64_t hidden = c_.hidden_size, ffn = c_.intermediate_size;
+    const bool mixture = c_.has_experts(index);
+    if (block.place != NormPlace::kNone) {
+      norm(prefix_ + n_.attention_norm, Role::kAttentionNorm, hidden);
+    }
     if (c_.qkv_bias) {
-      vector(prefix + "self_attn.q_proj.bias", q);
-      vector(prefix + "self_attn.k_proj.bias", kv);
-      vector(prefix + "self_attn.v_proj.bias", kv);
+      bias(n_.q, n_.qkv, Role::kQBias, q_, qkv_slice(0));
+      bias(n_.k, n_.qkv, Role::kKBias, kv_, qkv_slice(1));
+      bias(n_.v, n_.qkv, Role::kVBias, kv_, qkv_slice(2));
     }
-    if (c_.qk_norm) {
-      vector(prefix + "self_attn.q_norm.weight", c_.head_dim);
-      vector(prefix + "self_attn.k_norm.weight", c_.head_dim);
+    if (c_.qk_norm != QkNorm::kNone) {
+      const bool whole = c_.qk_norm == QkNorm::kWhole;
+      norm(prefix_ + n_.q_norm, Role::kQNorm, whole ? q_ : c_.head_dim);
+      norm(prefix_ + n_.k_norm, Role::kKNorm, whole ? kv_ : c_.head_dim);
     }
-    if (c_.o_bias) vector(prefix + "self_attn.o_proj.bias", c_.hidden_size);
-    vector(prefix + "post_attention_layernorm.weight", c_.hidden_size);
-    if (c_.mlp_bias) {
-      vector(prefix + "mlp.gate_proj.bias", c_.intermediate_size);
-      vector(prefix + "mlp.up_proj.bias", c_.intermediate_size);
-      vector(prefix + "mlp.down_proj.bias", c_.hidden_size);
+    if (c_.o_bias) bias(n_.o, nullptr, Role::kOBias, hidden, {});
+    if (block.output_norms) norm(prefix_ + n_.attention_out_norm, Role::kAttentionOutNorm, hidden);
+    if (block.place != NormPlace::kNone && !block.one_norm) {
+      norm(prefix_ + n_.ffn_norm, Role::kFfnNorm, hidden);
     }
-    if (c_.experts != 0) matrix(prefix + family_->experts.router, c_.experts, c_.hidden_size);
+    if (c_.mlp_bias && !mixture) {
+      bias(n_.gate, n_.gate_up, Role::kGateBias, ffn, gate_up_slice(false));
+      if (block.gated) bias(n_.up, n_.gate_up, Role::kUpBias, ffn, gate_up_slice(true));
+      bias(n_.down, nullptr, Role::kDownBias, hidden, {});
+    }
+    if (block.output_norms) norm(prefix_ + n_.ffn_out_norm, Role::kFfnOutNorm, hidden);
+    if (!mixture) return;
+    matrix(prefix_ + n_.experts.router, c_.experts, hidden);
+    part().role = Role::kRouter;
+    if (c_.shared_size == 0) return;
+    matrix(prefix_ + n_.experts.shared_gate, 1, hidden);
+    part().role = Role::kSharedGate;
   }
 
-  void add_expert(const std::string& prefix, const std::string& name, uint32_t expert) {
-    const ExpertNames& names = family_->experts;
-    const std::string start = fmt::format("{}{}.{}.", prefix, names.experts, expert);
+  void add_shared(const std::string& name, LayerObjects& layer) {
+    const ExpertNames& names = n_.experts;
+    const std::string start = fmt::format("{}{}.", prefix_, names.shared);
+    layer.gate_up = object(name + "shared.gate_up", false);
+    matrix(fmt::format("{}{}.weight", start, names.gate), c_.shared_size, c_.hidden_size);
+    matrix(fmt::format("{}{}.weight", start, names.up), c_.shared_size, c_.hidden_size);
+    layer.down = object(name + "shared.down", false);
+    matrix(fmt::format("{}{}.weight", start, names.down), c_.hidden_size, c_.shared_size);
+  }
+
+  void add_expert(const std::string& name, uint32_t expert) {
+    const ExpertNames& names = n_.experts;
+    const std::string start = fmt::format("{}{}.{}.", prefix_, names.experts, expert);
     object(fmt::format("{}experts.{}", name, expert), false);
-    matrix(fmt::format("{}{}.weight", start, names.gate), c_.intermediate_size, c_.hidden_size);
-    matrix(fmt::format("{}{}.weight", start, names.up), c_.intermediate_size, c_.hidden_size);
-    matrix(fmt::format("{}{}.weight", start, names.down), c_.hidden_size, c_.intermediate_size);
+    matrix(fmt::format("{}{}.weight", start, names.gate), c_.expert_size, c_.hidden_size);
+    matrix(fmt::format("{}{}.weight", start, names.up), c_.expert_size, c_.hidden_size);
+    matrix(fmt::format("{}{}.weight", start, names.down), c_.hidden_size, c_.expert_size);
   }
 
   const ModelConfig& c_;
-  const Family* family_;
+  const TensorNames& n_;
+  const uint64_t q_, kv_;  // rows of q, and of k and of v
+  std::string prefix_;     // of the layer at hand
   WeightLayout out_;
 };
 
@@ -235,9 +316,34 @@ std::vector<ObjectSpec> WeightLayout::specs() const {
 }
 
 void for_each_tensor(const WeightLayout& layout, const std::function<void(const Part&)>& f) {
+  std::set<std::string_view> seen;
   for (const ObjectLayout& object : layout.objects) {
-    for (const Part& part : object.parts) f(part);
+    for (const Part& part : object.parts) {
+      if (seen.insert(part.tensor).second) f(part);
+    }
   }
+}
+
+std::vector<uint64_t> tensor_shape(const Part& part) {
+  const uint64_t total = part.slice.total;
+  if (part.form == Form::kVector) return {total != 0 ? total : part.k};
+  const uint64_t rows = total != 0 ? total : part.rows;
+  return part.transposed ? std::vector<uint64_t>{part.k, rows}
+                         : std::vector<uint64_t>{rows, part.k};
+}
+
+std::vector<SourceRun> source_runs(const Part& part, uint64_t begin, uint64_t end) {
+  const Slice& slice = part.slice;
+  if (slice.total == 0) return {{.first = begin, .count = end - begin}};
+  std::vector<SourceRun> runs;
+  while (begin < end) {
+    const uint64_t within = begin % slice.run;
+    const uint64_t count = std::min(end - begin, slice.run - within);
+    runs.push_back(
+        {.first = slice.first + begin / slice.run * slice.stride + within, .count = count});
+    begin += count;
+  }
+  return runs;
 }
 
 }  // namespace headrace::models

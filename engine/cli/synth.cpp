@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "engine/cli/common.h"
+#include "models/families.h"
 
 namespace headrace::engine::cli {
 
@@ -65,7 +66,7 @@ Command add_synth(CLI::App& app, Common& common) {
       app.add_subcommand("synth", "a model folder with random weights and a working tokenizer");
   c->add_option("OUT", flags->out, "folder to make")->required();
   CLI::Option* family =
-      c->add_option("--family", flags->options.family, "llama, mistral, qwen2, qwen3 or mixtral")
+      c->add_option("--family", flags->options.family, "one of " + models::family_names())
           ->capture_default_str();
   c->add_option("--from", flags->from, "a config.json to follow")->excludes(family);
   c->add_option("--size", flags->size, "weights to aim for: 3GiB");

@@ -375,7 +375,9 @@ class Traces(Case):
 
 class Synth(Case):
     def test_every_family_and_precision(self):
-        for family in ("llama", "mistral", "qwen2", "qwen3", "mixtral"):
+        for family in ("llama", "mistral", "qwen2", "qwen3", "phi3", "olmo2", "gemma2", "gemma3",
+                       "starcoder2", "gpt2", "opt", "gpt_neox", "falcon", "mixtral", "qwen2_moe",
+                       "qwen3_moe"):
             for dtype, size in (("float32", 4), ("bfloat16", 2), ("float16", 2)):
                 path = self.folder / f"{family}-{dtype}"
                 made = self.run_json("synth", path, "--family", family, "--dtype", dtype, "--size",

@@ -15,8 +15,6 @@ namespace {
 using engine::Request;
 using engine::SessionOptions;
 
-constexpr const char* kFamilies[] = {"llama", "mistral", "qwen2", "qwen3", "mixtral"};
-
 struct Case {
   std::string model;
   std::vector<Request> requests;
@@ -26,7 +24,7 @@ struct Case {
 Case make_case(Random& random, const test::TempFolder& folder, uint64_t index) {
   Case c;
   c.model = folder.path_of("model" + std::to_string(index));
-  const char* family = kFamilies[index % std::size(kFamilies)];
+  const char* family = models::families()[index % models::families().size()].name;
   const char* dtypes[] = {"float32", "bfloat16", "float16"};
   test::make_model(c.model, random, family, dtypes[random.below(3)]);
   const uint64_t vocabulary = test::vocabulary_of(c.model);

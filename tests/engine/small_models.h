@@ -11,26 +11,35 @@
 #include "engine/generator.h"
 #include "engine/session.h"
 #include "engine/synth.h"
+#include "models/families.h"
 
 namespace headrace::test {
 
 // A config of `family` with random odd sizes; small enough that hundreds of runs take seconds.
 inline json::object random_shape(Random& random, const std::string& family) {
+  const models::Family& row = *models::find_family(family);
+  const models::FieldNames& fields = row.fields;
   const uint64_t heads = random.between(1, 4) * 2, kv = heads / (random.chance(0.5) ? 2 : 1);
   const uint64_t head_dim = 8 * random.between(1, 4);
-  json::object set{{"hidden_size", 16 * random.between(2, 12)},
-                   {"intermediate_size", random.between(40, 300)},
-                   {"num_hidden_layers", random.between(1, 4)},
-                   {"num_attention_heads", heads},
-                   {"num_key_value_heads", kv},
-                   {"head_dim", head_dim},
-                   {"vocab_size", random.between(270, 1500)},
-                   {"max_position_embeddings", 256},
+  const bool derived = family == "gpt2" || family == "opt" || family == "falcon";
+  json::object set{{"vocab_size", random.between(270, 1500)},
                    {"tie_word_embeddings", random.chance(0.5)}};
-  if (family == "mixtral") {
-    set["num_local_experts"] = random.between(3, 8);
-    set["num_experts_per_tok"] = random.between(1, 3);
-  }
+  set[fields.hidden] = derived ? heads * head_dim : heads * 8 * random.between(1, 6);
+  set[fields.intermediate] = random.between(40, 300);
+  set[fields.layers] = random.between(1, 4);
+  set[fields.heads] = heads;
+  set[fields.positions] = 256;
+  if (fields.kv_heads != nullptr) set[fields.kv_heads] = kv;
+  if (!derived && family != "gpt_neox") set["head_dim"] = head_dim;
+  if (family == "gpt_neox") set["rotary_pct"] = 0.5;
+  if (family == "falcon") set["new_decoder_architecture"] = random.chance(0.5);
+  if (family.starts_with("gemma")) set["sliding_window"] = random.between(3, 40);
+  if (row.names.experts.router == nullptr) return set;
+  set[family == "mixtral" ? "num_local_experts" : "num_experts"] = random.between(3, 8);
+  set["num_experts_per_tok"] = random.between(1, 3);
+  set["moe_intermediate_size"] = random.between(20, 100);
+  set["shared_expert_intermediate_size"] = random.between(20, 100);
+  if (random.chance(0.3)) set["mlp_only_layers"] = json::array{0};
   return set;
 }
 

@@ -1,5 +1,7 @@
 // A config.json of any content is refused with an Error, or becomes a model that can be laid out:
 // every row placed inside its chunk, every segment's objects in the layout.
+#include <algorithm>
+
 #include "core/json.h"
 #include "models/families.h"
 #include "models/model.h"
@@ -53,11 +55,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
     const models::ModelConfig config =
         models::parse_config(parse_json(fuzz::text_of(data, size), "input"), "input");
-    const double elements = static_cast<double>(config.hidden_size) *
-                            (static_cast<double>(config.vocab_size) +
-                             (static_cast<double>(config.intermediate_size) * (config.experts + 1) +
-                              static_cast<double>(config.heads) * config.head_dim) *
-                                 config.layers);
+    const double elements =
+        static_cast<double>(config.hidden_size) *
+        (static_cast<double>(config.vocab_size) +
+         (static_cast<double>(
+              std::max({config.intermediate_size, config.expert_size, config.shared_size})) *
+              (config.experts + 2) +
+          static_cast<double>(config.heads) * config.head_dim) *
+             config.layers);
     if (elements < static_cast<double>(fuzz::kLayoutMax)) fuzz::check_layout(config);
   } catch (const Error&) {  // a refusal
   }

@@ -2,7 +2,7 @@
 """Writes the tiny random models that tests compare with: one Hugging Face folder per family and
 precision under models/, each with what transformers computes for it.
 
-    python make_models.py            (torch, transformers, tokenizers; never needed by a build)
+    python make_models.py [NAME…]    (torch, transformers, tokenizers; never needed by a build)
 
 Beside config.json, model.safetensors and a byte-level tokenizer, a folder holds
     expected.json   {"prompt": 40 token ids, "greedy": the 64 ids that follow, "margin": …}
@@ -15,13 +15,18 @@ rounding cannot change it.
 import json
 import pathlib
 import shutil
+import sys
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig,
-    MixtralForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
-    Qwen3ForCausalLM)
+    FalconConfig, FalconForCausalLM, Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM,
+    Gemma3TextConfig, GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+    LlamaForCausalLM, MistralConfig, MistralForCausalLM, MixtralConfig, MixtralForCausalLM,
+    Olmo2Config, Olmo2ForCausalLM, OPTConfig, OPTForCausalLM, Phi3Config, Phi3ForCausalLM,
+    PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM,
+    Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM, Starcoder2Config,
+    Starcoder2ForCausalLM)
 
 VOCABULARY = 300
 PROMPT = 40
@@ -59,6 +64,61 @@ FAMILIES = {
     "mixtral": (MixtralForCausalLM, MixtralConfig(
         **COMMON, hidden_size=32, intermediate_size=24, num_attention_heads=4,
         num_key_value_heads=2, num_local_experts=5, num_experts_per_tok=2)),
+    "llama_yarn": (LlamaForCausalLM, LlamaConfig(
+        **COMMON, hidden_size=32, intermediate_size=40, num_attention_heads=2,
+        num_key_value_heads=1, rope_parameters={
+            "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0,
+            "original_max_position_embeddings": 32})),
+    "phi3": (Phi3ForCausalLM, Phi3Config(
+        **{**COMMON, "pad_token_id": 0}, hidden_size=64, intermediate_size=38,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=29,
+        original_max_position_embeddings=24, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+            "long_factor": [1.2, 1.5, 2.0, 4.0, 8.0, 16.0]})),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(
+        **{**COMMON, "pad_token_id": 0}, hidden_size=36, intermediate_size=50,
+        num_attention_heads=6, num_key_value_heads=2, rope_parameters={
+            "rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0})),
+    "starcoder2": (Starcoder2ForCausalLM, Starcoder2Config(
+        **COMMON, hidden_size=32, intermediate_size=70, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=21, rope_parameters={
+            "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0})),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(
+        **{**COMMON, "pad_token_id": 0}, hidden_size=36, intermediate_size=50,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=12, sliding_window=11,
+        query_pre_attn_scalar=20, attn_logit_softcapping=3.0, final_logit_softcapping=20.0)),
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(
+        **{**COMMON, "pad_token_id": 0, "num_hidden_layers": 3}, hidden_size=32,
+        intermediate_size=42, num_attention_heads=4, num_key_value_heads=1, head_dim=10,
+        sliding_window=13, sliding_window_pattern=2, query_pre_attn_scalar=8, rope_parameters={
+            "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})),
+    "gpt2": (GPT2LMHeadModel, GPT2Config(
+        **COMMON, hidden_size=36, num_attention_heads=3, scale_attn_by_inverse_layer_idx=True)),
+    "opt": (OPTForCausalLM, OPTConfig(
+        **{**COMMON, "max_position_embeddings": 160}, hidden_size=36, ffn_dim=70,
+        num_attention_heads=3)),
+    "opt_post": (OPTForCausalLM, OPTConfig(
+        **{**COMMON, "max_position_embeddings": 160}, hidden_size=32, ffn_dim=56,
+        num_attention_heads=2, do_layer_norm_before=False)),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(
+        **COMMON, hidden_size=48, intermediate_size=70, num_attention_heads=3, rope_parameters={
+            "rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25})),
+    "falcon": (FalconForCausalLM, FalconConfig(
+        **COMMON, hidden_size=36, num_attention_heads=3)),
+    "falcon_groups": (FalconForCausalLM, FalconConfig(
+        **COMMON, hidden_size=32, ffn_hidden_size=70, num_attention_heads=4, num_kv_heads=2,
+        new_decoder_architecture=True, bias=True)),
+    "qwen2_moe": (Qwen2MoeForCausalLM, Qwen2MoeConfig(
+        **{**COMMON, "num_hidden_layers": 3}, hidden_size=32, intermediate_size=40,
+        moe_intermediate_size=12, shared_expert_intermediate_size=26, num_attention_heads=4,
+        num_key_value_heads=2, num_experts=4, num_experts_per_tok=2, mlp_only_layers=[1],
+        use_sliding_window=True, sliding_window=19, max_window_layers=2)),
+    "qwen3_moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(
+        **COMMON, hidden_size=28, intermediate_size=40, moe_intermediate_size=20,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=10, num_experts=4,
+        num_experts_per_tok=2, decoder_sparse_step=2, norm_topk_prob=True)),
 }
 
 
@@ -78,19 +138,38 @@ def make_tokenizer():
 
 
 def randomise(model, seed):
-    """Weights large enough that every part of the model shows in the logits."""
+    """Weights large enough that every part of the model shows in the logits. Where the head is the
+    embedding, a token's own row must not outweigh what the blocks add to it (Qwen2's biases see to
+    that)."""
+    tied = model.config.tie_word_embeddings and model.config.model_type != "qwen2"
+    scaled = 6 if model.config.model_type.startswith("gemma") else 1
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
-                parameter.copy_(1 + 0.2 * noise)
-            elif "bias" in name:
+            if "bias" in name:
                 parameter.copy_(0.3 * noise)
-            elif "embed" in name or "lm_head" in name:
+            elif parameter.dim() == 1:  # a norm
+                base = 0 if model.config.model_type.startswith("gemma") else 1
+                parameter.copy_(base + 0.2 * noise)
+            elif "wpe" in name or "embed_positions" in name:
                 parameter.copy_(0.5 * noise)
+            elif any(part in name for part in ("embed", "lm_head", "wte")):
+                parameter.copy_((0.05 / scaled if tied else 0.5) * noise)
             else:
-                parameter.copy_(1.2 * noise / parameter.shape[-1] ** 0.5)
+                inputs = parameter.shape[0 if ".c_" in name and "gpt2" in
+                                         model.config.model_type else -1]
+                parameter.copy_((2 if tied else 1.2) * noise / inputs ** 0.5)
+
+
+def widened(model_class, config, state, dtype):
+    """The model in float32 with stored weights; a scaled embedding rounds its scale as stored."""
+    model = model_class(config).eval()
+    model.load_state_dict({name: value.float() for name, value in state.items()})
+    for module in model.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = torch.tensor(module.scalar_embed_scale).to(dtype).float()
+    return model
 
 
 def clear_routes(outputs, ranks):
@@ -127,13 +206,13 @@ def evaluate(model, seed, routed):
 
 
 def write(folder, model_class, config, dtype, tokenizer):
-    routed = hasattr(config, "num_local_experts")
+    routed = hasattr(config, "num_experts_per_tok")
     for seed in range(SEEDS_MAX):
         model = model_class(config).eval()
         randomise(model, seed)
         stored = model.to(dtype)
         stored_state = {k: v.clone() for k, v in stored.state_dict().items()}
-        result = evaluate(stored.float(), seed, routed)
+        result = evaluate(widened(model_class, config, stored_state, dtype), seed, routed)
         if result is None:
             continue
         prompt, logits, greedy, margin = result
@@ -157,6 +236,8 @@ def main():
     root = pathlib.Path(__file__).parent / "models"
     tokenizer = make_tokenizer()
     for family, (model_class, config) in FAMILIES.items():
+        if len(sys.argv) > 1 and family not in sys.argv[1:]:
+            continue
         for dtype in (torch.float32, torch.bfloat16):
             name = f"{family}-{str(dtype).removeprefix('torch.')}"
             write(root / name, model_class, config, dtype, tokenizer)

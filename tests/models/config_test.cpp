@@ -29,7 +29,7 @@ TEST(Families, ExamplesParseAndNameThemselves) {
     EXPECT_EQ(find_family(family.name), &family);
     EXPECT_EQ(find_family(family.architecture), &family);
   }
-  EXPECT_EQ(find_family("gpt2"), nullptr);
+  EXPECT_EQ(find_family("bloom"), nullptr);
 }
 
 TEST(Config, BareModelTypeIsEnough) {
@@ -49,9 +49,9 @@ TEST(Config, Llama) {
   EXPECT_EQ(c.bos_token_id, 1);
   EXPECT_TRUE(c.qkv_bias && c.o_bias);
   EXPECT_FALSE(c.mlp_bias);
-  EXPECT_EQ(c.rope_theta, 500000.0);
-  EXPECT_EQ(c.rope_scaling.factor, 32.0);
-  EXPECT_EQ(c.rope_scaling.original_positions, 8192.0);
+  EXPECT_EQ(c.rope.theta, 500000.0);
+  EXPECT_EQ(c.rope.scaling.factor, 32.0);
+  EXPECT_EQ(c.rope.scaling.original_positions, 8192.0);
   EXPECT_EQ(c.sliding_window, 0u);
 }
 
@@ -67,8 +67,8 @@ TEST(Config, SpellingOfTransformers5) {
   config.erase("torch_dtype");
   const ModelConfig c = parse(config);
   EXPECT_EQ(c.dtype, DType::kF16);
-  EXPECT_EQ(c.rope_theta, before.rope_theta);
-  EXPECT_EQ(rotary_frequencies(c), rotary_frequencies(before));
+  EXPECT_EQ(c.rope.theta, before.rope.theta);
+  EXPECT_EQ(rotary_frequencies(c.rope), rotary_frequencies(before.rope));
 }
 
 TEST(Config, QwenLayersThatSlide) {
@@ -96,9 +96,110 @@ TEST(Config, Mixtral) {
   const ModelConfig c = parse(config);
   EXPECT_EQ(c.experts, 8u);
   EXPECT_EQ(c.experts_per_token, 2u);
-  EXPECT_EQ(c.rope_theta, 1e6);
-  EXPECT_EQ(c.rms_norm_eps, 1e-5f);
+  EXPECT_EQ(c.rope.theta, 1e6);
+  EXPECT_EQ(c.norm_eps, 1e-5f);
   EXPECT_EQ(c.sliding_window, 0u);
+}
+
+TEST(Config, GemmaThreeInBothSpellings) {
+  json::object config = example("gemma3");
+  config["rope_scaling"] = json::object{{"rope_type", "linear"}, {"factor", 8.0}};
+  const ModelConfig before = parse(config);
+  ASSERT_TRUE(before.sliding_rope);
+  EXPECT_EQ(before.rope.theta, 1e6);
+  EXPECT_EQ(before.rope.scaling.kind, Scaling::kLinear);
+  EXPECT_EQ(before.sliding_rope->theta, 1e4);
+  EXPECT_EQ(before.sliding_rope->scaling.kind, Scaling::kNone);
+  EXPECT_EQ(before.layer_slides[4], 1);
+  EXPECT_EQ(before.layer_slides[5], 0);
+  EXPECT_EQ(before.logit_softcap, 0);
+  for (const char* name : {"rope_theta", "rope_local_base_freq", "rope_scaling"}) {
+    config.erase(name);
+  }
+  config["rope_parameters"] = json::object{
+      {"full_attention",
+       json::object{{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 1e6}}},
+      {"sliding_attention", json::object{{"rope_type", "default"}, {"rope_theta", 1e4}}}};
+  const ModelConfig c = parse(config);
+  EXPECT_EQ(rotary_frequencies(c.rope), rotary_frequencies(before.rope));
+  EXPECT_EQ(rotary_frequencies(*c.sliding_rope), rotary_frequencies(*before.sliding_rope));
+}
+
+TEST(Config, GemmaTwoCapsUnlessNull) {
+  json::object config = example("gemma2");
+  EXPECT_EQ(parse(config).attention_softcap, 50);
+  config.erase("final_logit_softcapping");
+  config["attn_logit_softcapping"] = nullptr;
+  EXPECT_EQ(parse(config).attention_softcap, 0);
+  EXPECT_EQ(parse(config).logit_softcap, 30);
+  EXPECT_TRUE(parse(config).tie_word_embeddings);
+}
+
+TEST(Config, LongropeIsChosenByTheLengthOfTheRequest) {
+  json::object config = example("phi3");
+  config["max_position_embeddings"] = 131072;
+  json::array factors;
+  for (int i = 0; i < 48; ++i) factors.push_back(1 + i);
+  for (const char* type : {"longrope", "su", "yarn"}) {
+    config["rope_scaling"] =
+        json::object{{"type", type}, {"short_factor", factors}, {"long_factor", factors}};
+    const ModelConfig c = parse(config);
+    EXPECT_EQ(c.rope.scaling.kind, Scaling::kLongrope) << type;
+    EXPECT_NEAR(c.rope.scaling.attention_factor, std::sqrt(1 + std::log(32) / std::log(4096)),
+                1e-12);
+    const WeightLayout layout = layout_of(c);
+    const Decoder decoder(c, layout);
+    EXPECT_TRUE(decoder.lengths_matter());
+    EXPECT_FALSE(decoder.is_long(4096));
+    EXPECT_TRUE(decoder.is_long(4097));
+  }
+}
+
+TEST(Config, FalconOfThreeShapes) {
+  json::object config = example("falcon");
+  ModelConfig c = parse(config);
+  EXPECT_EQ(c.kv_heads, 1u);
+  EXPECT_TRUE(c.block.parallel && c.block.one_norm);
+  EXPECT_EQ(c.intermediate_size, 4 * c.hidden_size);
+  EXPECT_EQ(c.max_position_embeddings, 2048u);
+  config["multi_query"] = false;
+  config["parallel_attn"] = false;
+  c = parse(config);
+  EXPECT_EQ(c.kv_heads, c.heads);
+  EXPECT_FALSE(c.block.parallel || c.block.one_norm);
+  config["parallel_attn"] = true;
+  config["new_decoder_architecture"] = true;
+  config["hidden_size"] = 4096;
+  config["num_attention_heads"] = 64;
+  config["num_kv_heads"] = 8;
+  c = parse(config);
+  EXPECT_EQ(c.kv_heads, 8u);
+  EXPECT_TRUE(c.block.parallel && !c.block.one_norm);
+  EXPECT_STREQ(c.names->ffn_norm, "ln_mlp");
+}
+
+TEST(Config, MixturesWithDenseLayers) {
+  json::object config = example("qwen2_moe");
+  config["num_hidden_layers"] = 5;
+  config["decoder_sparse_step"] = 2;
+  config["mlp_only_layers"] = json::array{3, 9};
+  const ModelConfig c = parse(config);
+  EXPECT_EQ(c.layer_experts, (std::vector<uint8_t>{0, 1, 0, 0, 0}));
+  EXPECT_EQ(c.shared_size, 5632u);
+  EXPECT_EQ(c.expert_size, 1408u);
+  EXPECT_TRUE(c.qkv_bias);
+  EXPECT_FALSE(c.renormalise_routing);
+  EXPECT_EQ(c.sliding_window, 0u);
+}
+
+TEST(Config, PostNormOptEndsWithoutANorm) {
+  json::object config = example("opt");
+  EXPECT_TRUE(parse(config).block.final_norm);
+  config["do_layer_norm_before"] = false;
+  const ModelConfig c = parse(config);
+  EXPECT_EQ(c.block.place, NormPlace::kSum);
+  EXPECT_FALSE(c.block.final_norm);
+  EXPECT_EQ(layout_of(c).final_small, kNone);
 }
 
 struct Refusal {
@@ -121,7 +222,7 @@ std::function<void(json::object&)> drop(const char* name) {
 json::object rope_of_type(const char* type) { return {{"rope_type", type}, {"factor", 2.0}}; }
 
 const Refusal kRefusals[] = {
-    {"architectures", kNo, "llama", set("architectures", json::array{"GPT2LMHeadModel"})},
+    {"architectures", kNo, "llama", set("architectures", json::array{"BloomForCausalLM"})},
     {"architectures", kNo, "llama",
      set("architectures", json::array{"Mistral3ForConditionalGeneration"})},
     {"architectures", kNo, "qwen2",
@@ -131,7 +232,7 @@ const Refusal kRefusals[] = {
     {"architectures", kBad, "llama", set("architectures", json::array{1})},
     {"model_type", kNo, "llama", set("model_type", "mistral")},
     {"model_type", kBad, "llama", set("model_type", 3)},
-    {"hidden_act", kNo, "llama", set("hidden_act", "gelu")},
+    {"hidden_act", kNo, "llama", set("hidden_act", "quick_gelu")},
     {"hidden_act", kBad, "llama", set("hidden_act", true)},
     {"quantization_config", kNo, "llama",
      set("quantization_config", json::object{{"quant_method", "gptq"}})},
@@ -165,8 +266,14 @@ const Refusal kRefusals[] = {
     {"rms_norm_eps", kBad, "llama", set("rms_norm_eps", "1e-6")},
     {"tie_word_embeddings", kBad, "llama", set("tie_word_embeddings", 1)},
     {"rope_theta", kBad, "llama", set("rope_theta", 0)},
-    {"rope_scaling.rope_type", kNo, "llama", set("rope_scaling", rope_of_type("yarn"))},
-    {"rope_scaling.type", kNo, "llama", set("rope_scaling", json::object{{"type", "dynamic"}})},
+    {"rope_scaling.rope_type", kNo, "llama", set("rope_scaling", rope_of_type("axial"))},
+    {"rope_scaling.type", kNo, "llama", set("rope_scaling", json::object{{"type", "mrope"}})},
+    {"rope_scaling.factor", kBad, "llama", set("rope_scaling", json::object{{"type", "dynamic"}})},
+    {"rope_scaling.factor", kBad, "llama", set("rope_scaling", json::object{{"type", "linear"}})},
+    {"rope_scaling.short_factor", kBad, "phi3", set("rope_scaling", rope_of_type("su"))},
+    {"rope_scaling.beta_fast", kBad, "llama",
+     set("rope_scaling",
+         json::object{{"rope_type", "yarn"}, {"factor", 2.0}, {"beta_fast", -1.0}})},
     {"rope_scaling.low_freq_factor", kBad, "llama", set("rope_scaling", rope_of_type("llama3"))},
     {"rope_scaling", kBad, "llama", set("rope_scaling", json::array{})},
     {"rope_scaling", kBad, "llama", set("rope_parameters", rope_of_type("default"))},
@@ -187,6 +294,28 @@ const Refusal kRefusals[] = {
     {"num_local_experts", kBad, "mixtral", drop("num_local_experts")},
     {"num_local_experts", kBad, "mixtral", set("num_local_experts", 100000)},
     {"num_experts_per_tok", kBad, "mixtral", set("num_experts_per_tok", 9)},
+    {"partial_rotary_factor", kBad, "phi3", set("partial_rotary_factor", 1.5)},
+    {"rotary_pct", kBad, "gpt_neox", set("rotary_pct", 0.01)},
+    {"num_key_value_heads", kBad, "gemma2", drop("num_key_value_heads")},
+    {"use_bidirectional_attention", kNo, "gemma3", set("use_bidirectional_attention", true)},
+    {"attn_logit_softcapping", kNo, "gemma3", set("attn_logit_softcapping", 50.0)},
+    {"attn_logit_softcapping", kBad, "gemma2", set("attn_logit_softcapping", -1.0)},
+    {"query_pre_attn_scalar", kBad, "gemma2", set("query_pre_attn_scalar", 0)},
+    {"architectures", kNo, "gemma3",
+     set("architectures", json::array{"Gemma3ForConditionalGeneration"})},
+    {"word_embed_proj_dim", kNo, "opt", set("word_embed_proj_dim", 512)},
+    {"layer_norm_elementwise_affine", kNo, "opt", set("layer_norm_elementwise_affine", false)},
+    {"activation_function", kNo, "opt", set("activation_function", "tanh")},
+    {"n_embd", kBad, "gpt2", drop("n_embd")},
+    {"n_positions", kBad, "gpt2", set("n_positions", -1)},
+    {"add_cross_attention", kNo, "gpt2", set("add_cross_attention", true)},
+    {"alibi", kNo, "falcon", set("alibi", true)},
+    {"num_ln_in_parallel_attn", kNo, "falcon", set("num_ln_in_parallel_attn", 2)},
+    {"moe_intermediate_size", kBad, "qwen2_moe", drop("moe_intermediate_size")},
+    {"shared_expert_intermediate_size", kBad, "qwen2_moe",
+     set("shared_expert_intermediate_size", 0)},
+    {"mlp_only_layers", kBad, "qwen3_moe", set("mlp_only_layers", json::array{"a"})},
+    {"mlp_only_layers", kBad, "qwen3_moe", set("mlp_only_layers", 3)},
 };
 
 TEST(Config, RefusesByName) {
@@ -256,9 +385,9 @@ TEST(Config, AnyFieldMayBeAnything) {
 
 TEST(Rope, Llama3ScalingKeepsFastAndSlowsSlowRotations) {
   json::object json = example("llama");
-  const std::vector<float> scaled = rotary_frequencies(parse(json));
+  const std::vector<float> scaled = rotary_frequencies(parse(json).rope);
   json.erase("rope_scaling");
-  const std::vector<float> plain = rotary_frequencies(parse(json));
+  const std::vector<float> plain = rotary_frequencies(parse(json).rope);
   ASSERT_EQ(scaled.size(), 32u);
   EXPECT_EQ(plain[0], 1.0f);
   EXPECT_NEAR(plain[16], 1 / std::sqrt(500000.0), 1e-9);

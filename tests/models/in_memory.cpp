@@ -18,6 +18,31 @@ namespace {
 
 const kernels::Kernels& packing() { return *kernels::tables().back(); }  // the reference
 
+// All rows of a part (of a vector: elements), one after another, picked one by one.
+std::vector<std::byte> rows_of(const Part& part, const std::vector<std::byte>& tensor) {
+  const bool vector = part.form == Form::kVector;
+  const Bytes element = size_of(part.dtype);
+  const uint64_t count = vector ? part.k : part.rows, width = vector ? 1 : part.k;
+  const uint64_t total = part.slice.total == 0 ? count : part.slice.total;
+  EXPECT_EQ(tensor.size(), total * width * element) << part.tensor;
+  std::vector<std::byte> out(count * width * element);
+  for (uint64_t r = 0; r < count; ++r) {
+    const Slice& s = part.slice;
+    const uint64_t row = s.total == 0 ? r : s.first + r / s.run * s.stride + r % s.run;
+    for (uint64_t i = 0; i < width; ++i) {
+      const uint64_t from = part.transposed ? i * total + row : row * width + i;
+      std::memcpy(&out[(r * width + i) * element], &tensor[from * element], element);
+    }
+  }
+  for (uint64_t i = 0; part.add_one && i < count; ++i) {
+    float value;
+    std::memcpy(&value, &out[i * 4], 4);
+    value += 1;
+    std::memcpy(&out[i * 4], &value, 4);
+  }
+  return out;
+}
+
 void pack_piece(const Part& part, const Piece& piece, const std::byte* tensor, std::byte* chunk) {
   const Bytes row_bytes = part.k * size_of(part.dtype);
   const std::byte* rows = tensor + piece.row_begin * row_bytes;
@@ -60,13 +85,12 @@ std::unique_ptr<InMemoryModel> pack_model(const ModelConfig& config, const Matri
   model->layout = layout_of(config);
   for (const ObjectLayout& object : model->layout.objects) {
     std::vector<AlignedBytes>& chunks = model->chunks.emplace_back();
+    std::vector<std::vector<std::byte>> rows;
+    for (const Part& part : object.parts) rows.push_back(rows_of(part, tensors.at(part.tensor)));
     for (const ChunkLayout& chunk : object.chunks) {
       chunks.emplace_back(chunk.bytes);
       for (const Piece& piece : chunk.pieces) {
-        const Part& part = object.parts[piece.part];
-        const std::vector<std::byte>& tensor = tensors.at(part.tensor);
-        EXPECT_EQ(tensor.size(), part.rows * part.k * size_of(part.dtype)) << part.tensor;
-        pack_piece(part, piece, tensor.data(), chunks.back().data());
+        pack_piece(object.parts[piece.part], piece, rows[piece.part].data(), chunks.back().data());
       }
     }
   }
@@ -81,7 +105,7 @@ std::unique_ptr<InMemoryModel> pack_model(const ModelConfig& config, const Matri
 std::unique_ptr<InMemoryModel> load_model(const std::string& folder) {
   ModelConfig config = read_config(folder);
   const SafetensorsFolder files = open_safetensors(folder);
-  const TensorInfo* embedding = files.find("model.embed_tokens.weight");
+  const TensorInfo* embedding = files.find(config.names->embedding);
   EXPECT_NE(embedding, nullptr) << folder;
   if (embedding == nullptr) return nullptr;
   EXPECT_EQ(config.dtype, embedding->dtype);
@@ -90,10 +114,10 @@ std::unique_ptr<InMemoryModel> load_model(const std::string& folder) {
   for (const TensorInfo& info : files.tensors) left.insert(info.name);
   for_each_tensor(layout_of(config), [&](const Part& part) {
     const TensorInfo* info = files.find(part.tensor);
+    if (info == nullptr && !part.also.empty()) info = files.find(part.also);
     ASSERT_NE(info, nullptr) << part.tensor;
-    EXPECT_EQ(left.erase(part.tensor), 1u) << part.tensor;
-    EXPECT_EQ(info->shape, part.form == Form::kVector ? std::vector<uint64_t>{part.k}
-                                                      : (std::vector<uint64_t>{part.rows, part.k}));
+    EXPECT_EQ(left.erase(info->name), 1u) << part.tensor;
+    EXPECT_EQ(info->shape, tensor_shape(part));
     std::vector<std::byte> bytes = read_tensor(files, *info);
     if (part.form == Form::kVector) bytes = widened(bytes, info->dtype);
     tensors[part.tensor] = std::move(bytes);
@@ -102,31 +126,103 @@ std::unique_ptr<InMemoryModel> load_model(const std::string& folder) {
   return pack_model(config, tensors);
 }
 
+namespace {
+
+// Factors of as many pairs as rotate.
+json::array random_factors(Random& random, uint64_t pairs) {
+  json::array factors;
+  for (uint64_t i = 0; i < pairs; ++i) factors.push_back(1.0 + random.uniform() * 8);
+  return factors;
+}
+
+void set_random_scaling(Random& random, json::object& config, uint64_t head_dim) {
+  config.erase("rope_scaling");
+  json::object scaling{{"factor", 1.0 + static_cast<double>(random.between(1, 30)) / 4}};
+  const char* kinds[] = {"linear", "dynamic", "llama3", "yarn", "longrope"};
+  const std::string kind = kinds[random.below(5)];
+  scaling["rope_type"] = kind;
+  scaling["original_max_position_embeddings"] = random.between(8, 60);
+  if (kind == "llama3") {
+    scaling["low_freq_factor"] = 1.0;
+    scaling["high_freq_factor"] = 4.0;
+  }
+  if (kind == "longrope") {
+    scaling["short_factor"] = random_factors(random, head_dim / 2);
+    scaling["long_factor"] = random_factors(random, head_dim / 2);
+  }
+  config["rope_scaling"] = scaling;
+}
+
+void set_random_mixture(Random& random, json::object& config, const std::string& name) {
+  const uint64_t experts = random.between(1, 6);
+  config[name == "mixtral" ? "num_local_experts" : "num_experts"] = experts;
+  config["num_experts_per_tok"] = random.between(1, experts);
+  config["moe_intermediate_size"] = random.between(1, 100);
+  config["shared_expert_intermediate_size"] = random.between(1, 100);
+  config["norm_topk_prob"] = random.chance(0.5);
+  config["decoder_sparse_step"] = random.between(1, 2);
+  if (random.chance(0.3)) config["mlp_only_layers"] = json::array{1};
+}
+
+void set_random_features(Random& random, json::object& config) {
+  for (const char* name :
+       {"attention_bias", "mlp_bias", "use_bias", "bias", "enable_bias", "new_decoder_architecture",
+        "multi_query", "do_layer_norm_before", "use_parallel_residual",
+        "scale_attn_by_inverse_layer_idx", "use_sliding_window"}) {
+    config[name] = random.chance(0.5);
+  }
+  const char* activations[] = {"silu", "gelu", "gelu_new", "relu"};
+  for (const char* name : {"hidden_act", "hidden_activation", "activation_function"}) {
+    config[name] = activations[random.below(4)];
+  }
+  config["max_window_layers"] = random.between(0, 3);
+  config["sliding_window_pattern"] = random.between(1, 3);
+  if (random.chance(0.5)) config["sliding_window"] = random.between(1, 50);
+  config["query_pre_attn_scalar"] = random.between(1, 40);
+}
+
+// Families whose heads' size follows from the width.
+bool derives_heads(const std::string& name) {
+  return name == "qwen2" || name == "gpt2" || name == "opt" || name == "gpt_neox" ||
+         name == "falcon";
+}
+
+}  // namespace
+
 json::object random_config(Random& random) {
-  const Family& family = families()[random.below(families().size())];
+  return random_config(random, families()[random.below(families().size())]);
+}
+
+json::object random_config(Random& random, const Family& family) {
   json::object config = family.example();
+  const FieldNames& fields = family.fields;
   const std::string name = family.name;
   const uint64_t groups = random.between(1, 3), kv_heads = random.between(1, 4);
-  config["num_attention_heads"] = groups * kv_heads;
-  config["num_key_value_heads"] = kv_heads;
-  config["head_dim"] = 2 * random.between(1, 20);
-  if (name == "qwen2") config["hidden_size"] = groups * kv_heads * 2 * random.between(1, 12);
-  if (name == "qwen2") config.erase("head_dim");
-  if (name != "qwen2") config["hidden_size"] = random.between(1, 150);
-  config["intermediate_size"] = random.between(1, 200);
-  config["num_hidden_layers"] = random.between(1, 3);
+  const uint64_t head_dim =
+      name == "gpt_neox" ? 8 * random.between(1, 5) : 2 * random.between(1, 20);
+  config[fields.heads] = groups * kv_heads;
+  if (fields.kv_heads != nullptr) config[fields.kv_heads] = kv_heads;
+  config[fields.hidden] = random.between(1, 150);
+  if (derives_heads(name)) {
+    config[fields.hidden] = groups * kv_heads * head_dim;
+    config.erase("head_dim");
+  } else {
+    config["head_dim"] = head_dim;
+  }
+  config[fields.intermediate] = random.between(1, 200);
+  config[fields.layers] = random.between(1, 3);
+  config[fields.positions] = 512;
   config["vocab_size"] = random.between(1, 400);
   config["tie_word_embeddings"] = random.chance(0.5);
   config["torch_dtype"] = json::array{"float32", "bfloat16", "float16"}[random.below(3)];
-  if (name == "llama" || name == "qwen3") config["attention_bias"] = random.chance(0.5);
-  if (name == "llama") config["mlp_bias"] = random.chance(0.5);
-  if (random.chance(0.5)) config["sliding_window"] = random.between(1, 50);
-  if (name.starts_with("qwen")) config["use_sliding_window"] = random.chance(0.5);
-  config["max_window_layers"] = random.between(0, 3);
-  if (name == "mixtral") {
-    const uint64_t experts = random.between(1, 6);
-    config["num_local_experts"] = experts;
-    config["num_experts_per_tok"] = random.between(1, experts);
+  set_random_features(random, config);
+  if (name == "mistral" || name == "mixtral") {
+    config.erase("attention_bias");
+    config.erase("mlp_bias");
+  }
+  if (family.names.experts.router != nullptr) set_random_mixture(random, config, name);
+  if (name != "gpt_neox" && name != "phi3" && random.chance(0.5)) {
+    set_random_scaling(random, config, head_dim);
   }
   return config;
 }
@@ -136,11 +232,14 @@ Matrices random_tensors(const ModelConfig& config, uint64_t seed) {
   uint64_t stream = 0;
   for_each_tensor(layout_of(config), [&](const Part& part) {
     Random random(seed, ++stream);
-    std::vector<std::byte> bytes(part.rows * part.k * size_of(part.dtype));
-    const bool norm = part.tensor.find("norm") != std::string::npos;
+    uint64_t count = 1;
+    for (const uint64_t d : tensor_shape(part)) count *= d;
+    std::vector<std::byte> bytes(count * size_of(part.dtype));
+    const bool norm =
+        part.form == Form::kVector && part.tensor.ends_with(".weight") && !part.add_one;
     const float scale =
         part.form == Form::kVector ? 0.2f : 1.5f / std::sqrt(static_cast<float>(part.k));
-    for (uint64_t i = 0; i < part.rows * part.k; ++i) {
+    for (uint64_t i = 0; i < count; ++i) {
       const float x = (norm ? 1.0f : 0.0f) + scale * random.normal();
       const uint16_t half = part.dtype == DType::kF16 ? f32_to_f16(x) : f32_to_bf16(x);
       if (part.dtype == DType::kF32) {
@@ -188,10 +287,12 @@ std::vector<std::vector<float>> Runner::pass(const std::vector<Row>& rows) {
   std::memset(memory.data(), 0xff, memory.span().size());
   const auto activations = decoder.bind(memory.span(), rows_max, outputs_max);
   Context context{*execution_.kernels, *execution_.pool};
+  const std::vector<uint32_t> lengths(sequences_.size(), execution_.length);
   const Pass pass{.tokens = tokens,
                   .positions = positions,
                   .sequence = sequence,
                   .sequences = sequences_,
+                  .lengths = lengths,
                   .output_rows = wanted,
                   .logits = decoder.logits(*activations)};
   decoder.begin(context, *activations, pass);

@@ -10,6 +10,7 @@
 #include "core/arena.h"
 #include "core/random.h"
 #include "core/threads.h"
+#include "models/families.h"
 #include "models/model.h"
 
 namespace headrace::models {
@@ -44,6 +45,7 @@ std::unique_ptr<InMemoryModel> pack_model(const ModelConfig& config, const Matri
 std::unique_ptr<InMemoryModel> load_model(const std::string& folder);
 // A config.json of any family with sizes drawn so that most objects have several chunks.
 json::object random_config(Random& random);
+json::object random_config(Random& random, const Family& family);
 Matrices random_tensors(const ModelConfig& config, uint64_t seed);
 
 struct Row {
@@ -58,6 +60,7 @@ struct Execution {
   ThreadPool* pool = nullptr;
   Random* random = nullptr;  // chooses run lengths and the order of experts; null: whole, in order
   uint64_t extra_rows = 0;   // buffers larger than the pass
+  uint32_t length = 0;       // that all sequences may grow to
 };
 
 // The KV cache of up to `sequences` sequences.

@@ -20,12 +20,12 @@ void each_config(const std::function<void(const ModelConfig&)>& check) {
     Random random(test::seed(), i);
     json::object json = random_config(random);
     if (random.chance(0.3)) {  // large: chunks of many sizes, panels larger than a chunk
-      json["hidden_size"] =
-          2 * random.between(1, 20000) * json["num_attention_heads"].to_number<uint64_t>();
-      if (json.contains("head_dim") || json["model_type"] != "qwen2") {
-        json["intermediate_size"] = random.between(1, 30000);
-      }
-      json["head_dim"] = 64;
+      const Family& family = *find_family(parse_config(json, "random").family);
+      if (std::string_view(family.name) != "falcon") json["head_dim"] = 64;
+      json[family.fields.hidden] =
+          8 * random.between(1, 5000) * json[family.fields.heads].to_number<uint64_t>();
+      json[family.fields.intermediate] = random.between(1, 30000);
+      json.erase("rope_scaling");
     }
     SCOPED_TRACE(test::seed_note(i) + ": " + to_text(json));
     check(parse_config(json, "random"));
@@ -76,7 +76,7 @@ TEST(Layout, EveryRowHasOnePlace) {
     Bytes sum = 0;
     for (const ObjectLayout& object : layout.objects) {
       ASSERT_TRUE(names.insert(object.name).second) << object.name;
-      for (const Part& part : object.parts) ASSERT_TRUE(tensors.insert(part.tensor).second);
+      for (const Part& part : object.parts) tensors.insert(part.tensor);
       ASSERT_NO_FATAL_FAILURE(check_object(object, chunk_target(config))) << object.name;
       for (const ChunkLayout& chunk : object.chunks) sum += chunk.bytes;
     }
@@ -85,6 +85,33 @@ TEST(Layout, EveryRowHasOnePlace) {
     size_t visited = 0;
     for_each_tensor(layout, [&](const Part& part) { visited += tensors.count(part.tensor); });
     EXPECT_EQ(visited, tensors.size());
+  });
+}
+
+// The parts that are slices of one tensor cover it, each row once.
+TEST(Layout, SlicesCoverTheirTensors) {
+  each_config([](const ModelConfig& config) {
+    const WeightLayout layout = layout_of(config);
+    std::map<std::string, std::vector<uint8_t>> seen;
+    for (const ObjectLayout& object : layout.objects) {
+      for (const Part& part : object.parts) {
+        const bool vector = part.form == Form::kVector;
+        const uint64_t rows = vector ? part.k : part.rows;
+        std::vector<uint8_t>& used = seen[part.tensor];
+        used.resize(part.slice.total == 0 ? rows : part.slice.total);
+        uint64_t count = 0;
+        for (const SourceRun& run : source_runs(part, 0, rows)) {
+          ASSERT_LE(run.first + run.count, used.size()) << part.tensor;
+          for (uint64_t i = 0; i < run.count; ++i) ASSERT_EQ(used[run.first + i]++, 0);
+          count += run.count;
+        }
+        ASSERT_EQ(count, rows);
+      }
+    }
+    for (const auto& [tensor, used] : seen) {
+      EXPECT_EQ(std::count(used.begin(), used.end(), 1), static_cast<std::ptrdiff_t>(used.size()))
+          << tensor;
+    }
   });
 }
 
