@@ -24,10 +24,11 @@ Command later(CLI::App& bench, const std::string& name, const std::string& what)
 
 Command add_bench(CLI::App& app, Common& common) {
   CLI::App* c = app.add_subcommand(
-      "bench", "measurements, with ratios to ceilings taken in the same run: kernels, io");
+      "bench",
+      "measurements, with ratios to ceilings taken in the same run: kernels, io, generate");
   c->require_subcommand(1);
   const std::vector<Command> benches = {add_bench_kernels(*c, common), add_bench_io(*c, common),
-                                        later(*c, "generate", "measuring generation is"),
+                                        add_bench_generate(*c, common),
                                         later(*c, "train", "training is")};
   for (const Command& b : benches) b.app->fallthrough();
   return {c, [benches] {

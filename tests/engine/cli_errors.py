@@ -65,10 +65,10 @@ class Usage(Case):
     def test_later_versions_are_named_as_such(self):
         for command in ("train", "export", "merge", "serve"):
             self.refused(2, command, "x", names=[command, "not in this version"])
-        for bench in ("generate", "train"):
-            self.refused(2, "bench", bench, "x", names=[bench, "not in this version"])
+        self.refused(2, "bench", "train", "x", names=["train", "not in this version"])
         self.refused(2, "bench", names=["bench", "kernels"])
         self.refused(2, "bench", "kernels", "--isa", "sse9", names=["sse9"])
+        self.refused(2, "bench", "generate", MODEL, "-r", "0", names=["repetitions"])
         generate = {"--pin": "group=4"}
         for flag, value in generate.items():
             self.refused(2, "generate", MODEL, "--ids", "1", flag, value,
