@@ -159,6 +159,8 @@ class Schedule {
         break;
       case ReadFault::kDropped:
         FAIL() << "nobody told it to stop";
+      case ReadFault::kChanged:
+        FAIL() << "a store's chunks are not compared with those of an earlier read";
     }
     if (result.fault == ReadFault::kIo || result.fault == ReadFault::kTruncated) {
       const Extent& extent = store_.extents(object)[chunk];
