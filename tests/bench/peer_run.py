@@ -68,11 +68,17 @@ def llama(a):
         l.llama_get_logits_ith(ctx, len(rows) - 1)
         l.llama_batch_free(batch)
 
+    def read_prompts():
+        for sequence in range(a.sequences):
+            for first in range(0, a.prompt, 512):
+                last = min(a.prompt, first + 512)
+                decode([(1 + p % 1000, p, sequence, p == a.prompt - 1) for p in range(first, last)])
+
+    if a.warm:
+        read_prompts()
+        l.llama_memory_clear(l.llama_get_memory(ctx), True)
     clock = Clock(a.tokens)
-    for sequence in range(a.sequences):
-        for first in range(0, a.prompt, 512):
-            last = min(a.prompt, first + 512)
-            decode([(1 + p % 1000, p, sequence, p == a.prompt - 1) for p in range(first, last)])
+    read_prompts()
     clock.mark()
     for step in range(a.tokens):
         decode([(7 + sequence + step, a.prompt + step, sequence, 1) for sequence in range(a.sequences)])
@@ -98,8 +104,10 @@ def torch_model(a):
             how = {"device_map": "auto", "max_memory": {"cpu": a.memory}, "offload_folder": a.work,
                    "offload_state_dict": True}
         model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.bfloat16, **how)
-    clock = Clock(a.tokens)
     with torch.inference_mode():
+        if a.warm:
+            model(ids, use_cache=False)
+        clock = Clock(a.tokens)
         out = model(ids, use_cache=True)
         clock.mark()
         for step in range(a.tokens):
@@ -117,6 +125,7 @@ def main():
     parser.add_argument("--sequences", type=int, default=1)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--memory", type=int, help="accelerate: bytes of weights to keep in memory")
+    parser.add_argument("--warm", type=int, default=0, help="1: read the prompt once before the clock starts")
     parser.add_argument("--work", default=tempfile.gettempdir())
     a = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
