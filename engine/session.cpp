@@ -55,9 +55,8 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
     files.reset();
   } else if (files) {
     const double begin = steady_clock().seconds();
-    bool first = true;
     const auto make = [&] {
-      if (!std::exchange(first, false) && open_store(path)) return true;  // others were faster
+      if (open_store(path)) return true;  // others were faster
       prepared_ = prepare(folder_, *files, planned_->layout, path, options_.disk_memory, k_,
                           [&](Bytes done, Bytes total) {
                             if (options_.progress) options_.progress("prepare", done, total);
@@ -97,16 +96,23 @@ bool Session::open_store(const std::string& path) {
     store_ = swap::Store::open(path);
   } catch (const Error& e) {
     if (e.code() != ErrorCode::kFormat) throw;
-    if (options_.note) options_.note(fmt::format("rebuilding the store: {}", e.what()));
+    note_rebuilding(e.what());
     return false;
   }
   if (store_->info().fingerprint != fingerprint(folder_)) {
     store_.reset();
-    if (options_.note) options_.note("rebuilding the store: the model folder has changed");
+    note_rebuilding("the model folder has changed");
     return false;
   }
   folder_.config.dtype = stored_dtype(*store_);
   return true;
+}
+
+// Said once, though the store is looked at again when it is this run's turn to make it.
+void Session::note_rebuilding(const char* why) {
+  if (options_.note && !std::exchange(noted_rebuilding_, true)) {
+    options_.note(fmt::format("rebuilding the store: {}", why));
+  }
 }
 
 void Session::allocate_and_load(const Demand& demand) {

@@ -120,6 +120,7 @@ class Session {
 
  private:
   bool open_store(const std::string& path);
+  void note_rebuilding(const char* why);
   void check_store() const;
   void allocate_and_load(const Demand& demand);
   void trace_resident();
@@ -132,6 +133,7 @@ class Session {
   ThreadPool pool_;
   std::unique_ptr<Planned> planned_;
   std::unique_ptr<swap::Store> store_;
+  bool noted_rebuilding_ = false;
   PrepareReport prepared_;
   SessionTimings timings_;
   std::unique_ptr<Trace> trace_;
