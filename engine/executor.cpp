@@ -69,7 +69,7 @@ struct Executor::Impl {
   bool edges_done(const Round& r, const Task& task, std::vector<TaskState>& states, int64_t now);
   bool is_loaded(const Task& task);
   bool entered(uint32_t task);
-  void reap_enter();
+  bool reap_enter();
   void finish_enter(size_t until);
   bool finished(TaskState& s);
   void settle(TaskState& s);
@@ -240,16 +240,19 @@ bool Executor::Impl::start_transfers() {
   return any;
 }
 
-// Takes note of what enter has loaded since.
-void Executor::Impl::reap_enter() {
-  if (oldest == enter_state.size()) return;
+// Takes note of what enter has loaded since; true: there was something, so that what waited for it
+// may start.
+bool Executor::Impl::reap_enter() {
+  const size_t before = oldest;
+  if (before == enter_state.size()) return false;
   while (oldest < enter_state.size() && entered(static_cast<uint32_t>(oldest))) {
     enter_done += p.plan.enter.tasks[oldest++].bytes;
   }
-  if (oldest == enter_state.size()) {
-    for (LaneQueue& q : enter_transfers) q.reaped = q.started;
+  for (LaneQueue& q : enter_transfers) {
+    while (q.reaped < q.started && q.tasks[q.reaped] < oldest) ++q.reaped;
   }
   if (progress) progress(enter_done, enter_bytes);
+  return oldest != before;
 }
 
 // Waits until the first `until` tasks of enter are done, starting nothing but enter.
@@ -260,10 +263,9 @@ void Executor::Impl::finish_enter(size_t until) {
     for (size_t lane = 0; lane < kLanes; ++lane) {
       moved |= start_ready(p.plan.enter, lane, enter_transfers[lane], enter_state, kEnterRound);
     }
-    const size_t before = oldest;
-    reap_enter();
+    moved |= reap_enter();
     if (oldest >= until) return;
-    if (!moved && oldest == before) p.pager.wait_change(seen);
+    if (!moved) p.pager.wait_change(seen);
   }
 }
 
@@ -294,8 +296,8 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& asked) {
   size_t next = 0;
   while (true) {
     const uint64_t seen = p.pager.finished();
-    bool moved = start_transfers();
-    reap_enter();
+    bool moved = reap_enter();
+    moved |= start_transfers();
     if (next < compute_tasks.size()) {
       const uint32_t t = compute_tasks[next];
       const Task& task = r.tasks[t];
