@@ -187,8 +187,8 @@ std::span<const float> Sampler::adjust(std::span<const float> logits, const Samp
     if (!std::isfinite(adjusted_[id])) return;
     adjusted_[id] = static_cast<float>(std::clamp(value, -kMostLogit, kMostLogit));
   };
-  for (const auto& [id, bias] : params.logit_bias) {
-    each({&id, 1}, [&](size_t i) { set(i, double{adjusted_[i]} + bias); });
+  for (const std::pair<int32_t, float>& bias : params.logit_bias) {
+    each({&bias.first, 1}, [&](size_t i) { set(i, double{adjusted_[i]} + bias.second); });
   }
   if (penal) {
     if (seen_.empty()) seen_.assign(vocabulary_, 0);
