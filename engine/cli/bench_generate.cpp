@@ -33,9 +33,11 @@ struct Repeat {
   Ceiling ceiling;
 };
 
-std::vector<Request> requests_of(const Flags& flags, const models::ModelConfig& config) {
+// Other prompts every time: what a session has computed for a prompt it does not compute again.
+std::vector<Request> requests_of(const Flags& flags, const models::ModelConfig& config,
+                                 uint32_t repeat) {
   std::vector<Request> requests(flags.batch);
-  Random random(1);
+  Random random(1, repeat);
   for (Request& request : requests) {
     request.number = static_cast<uint64_t>(&request - requests.data());
     for (uint32_t i = 0; i < flags.prompt; ++i) {
@@ -129,7 +131,7 @@ void print(const json::object& o) {
 
 void run_bench(const Flags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
-  std::vector<Request> requests = requests_of(flags, folder.config);
+  std::vector<Request> requests = requests_of(flags, folder.config, 0);
   Generator::check(folder.config, requests);
   const kernels::Kernels& k = kernels::kernels_for(flags.run.isa);
   std::vector<Repeat> repeats(flags.repeats);
@@ -140,6 +142,7 @@ void run_bench(const Flags& flags, const Common& common) {
   bar.finish();
   note_device(flags.run, common);
   for (uint32_t i = 0; i <= flags.repeats; ++i) {  // the first warms up: its weights are loading
+    if (i > 0) requests = requests_of(flags, session.folder().config, i);
     Generator generator(session);
     generator.run(requests, nullptr, &g_stop);
     throw_if_stopped();
