@@ -178,8 +178,7 @@ Command add_bench_generate(CLI::App& bench, Common& common) {
   count("-b,--batch", flags->batch, 1 << 16, "prompts at once");
   count("-r,--repetitions", flags->repeats, 1000, "measured repeats, after one that warms up");
   add_run_flags(*c, flags->run);
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
-      ->group("Run");
+  add_trace_flag(*c, flags->run);
   return {c, [flags, &common] { run_bench(*flags, common); }};
 }
 

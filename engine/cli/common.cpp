@@ -232,6 +232,15 @@ void add_run_flags(CLI::App& command, RunFlags& f) {
          "plan for the machine that this JSON file describes");
 }
 
+void add_plan_flag(CLI::App& command, RunFlags& flags) {
+  command.add_option("--plan", flags.plan, "run this plan")->group("Run");
+}
+
+void add_trace_flag(CLI::App& command, RunFlags& flags) {
+  command.add_option("--trace", flags.trace, "write a Chrome trace: FILE.json or .json.gz")
+      ->group("Run");
+}
+
 Bytes parse_size(const std::string& text, const char* flag, std::optional<Bytes> whole) {
   const std::optional<Bytes> bytes = parse_bytes(text, whole);
   if (bytes) return *bytes;

@@ -91,6 +91,8 @@ struct RunFlags {
   unsigned threads = 0;
 };
 void add_run_flags(CLI::App& command, RunFlags& flags);
+void add_plan_flag(CLI::App& command, RunFlags& flags);   // --plan FILE
+void add_trace_flag(CLI::App& command, RunFlags& flags);  // --trace FILE
 SessionOptions session_options(const RunFlags& flags, const Common& common, ProgressBar* bar);
 void note_device(const RunFlags& flags, const Common& common);  // where it runs, and why there
 Bytes parse_size(const std::string& text, const char* flag,

@@ -210,9 +210,8 @@ Command add_generate(CLI::App& app, Common& common) {
   c->add_option("--route-trace", flags->route_trace,
                 "write the experts of every pass, a JSON line each");
   add_run_flags(*c, flags->run);
-  c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
-      ->group("Run");
+  add_plan_flag(*c, flags->run);
+  add_trace_flag(*c, flags->run);
   CLI::Option* chat = c->add_flag("--chat", flags->chat,
                                   "each prompt is a user's message: render the chat template");
   c->add_option("--chat-template", flags->chat_template, "a template file instead of the model's")

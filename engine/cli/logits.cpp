@@ -86,9 +86,8 @@ Command add_logits(CLI::App& app, Common& common) {
   c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")
       ->required();
   add_run_flags(*c, flags->run);
-  c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
-      ->group("Run");
+  add_plan_flag(*c, flags->run);
+  add_trace_flag(*c, flags->run);
   return {
       c, [flags, &common] {
         if (flags->ids.empty() && flags->file.empty()) {

@@ -127,9 +127,8 @@ Command add_perplexity(CLI::App& app, Common& common) {
   c->add_option("--window", flags->window, "tokens of context (default: the most the model takes)");
   c->add_option("--stride", flags->stride, "tokens from window to window (default: one window)");
   add_run_flags(*c, flags->run);
-  c->add_option("--plan", flags->run.plan, "run this plan")->group("Run");
-  c->add_option("--trace", flags->run.trace, "write a Chrome trace: FILE.json or .json.gz")
-      ->group("Run");
+  add_plan_flag(*c, flags->run);
+  add_trace_flag(*c, flags->run);
   return {c, [flags, &common] {
             if (flags->ids.empty() && flags->file.empty()) {
               throw Error(ErrorCode::kUsage, "text: none given; give -f or --ids").at_field("-f");
