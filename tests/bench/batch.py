@@ -38,8 +38,7 @@ def main():
     work = pathlib.Path(a.work)
     model, store = work / f"batch-{a.size}", work / f"batch-stores-{a.size}"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+    common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     cases = [int(c) for c in a.cases.split(",")]
     rng = random.Random(1)
     inputs, out = {}, work / "batch-out.jsonl"
@@ -90,10 +89,7 @@ def main():
                      "stalled s": f"{m['stall']:.2f}", "peak / budget": f"{max(x['peak'] / x['budget'] for x in r):.3f}"})
     text = (f"Dense bfloat16, {weights / 2**30:.2f} GiB of weights, {a.prompt} prompt tokens and {a.tokens} generated ones a "
             f"sequence, medians of {a.rounds} interleaved rounds:\n\n" + common.table(rows, list(rows[0])))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/batch.py`\n\n")
+    common.publish(text, "python3 tests/bench/batch.py", a.output)
 
 
 if __name__ == "__main__":

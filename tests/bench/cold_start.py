@@ -25,8 +25,7 @@ def main():
     work = pathlib.Path(a.work)
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+    common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
 
     def start(memory):
         begin = time.monotonic()
@@ -54,10 +53,7 @@ def main():
                      "of the bytes' time": f"{common.median([r['ratio'] for r in runs]):.2f}",
                      "best, worst": f"{min(r['ratio'] for r in runs):.2f}, {max(r['ratio'] for r in runs):.2f}"})
     text = f"Second starts, medians of {a.rounds}:\n\n" + common.table(rows, list(rows[0]))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/cold_start.py`\n\n")
+    common.publish(text, "python3 tests/bench/cold_start.py", a.output)
 
 
 if __name__ == "__main__":

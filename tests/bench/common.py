@@ -19,6 +19,22 @@ def headrace(binary, *args, env=None, check=True):
     return json.loads(run.stdout) if run.stdout.strip() else {"exit": run.returncode}
 
 
+def model_folder(binary, folder, *shape):
+    """`folder`, made by synth with the flags `shape` unless it is there."""
+    if not (folder / "config.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        headrace(binary, "synth", folder, *shape)
+    return folder
+
+
+def publish(text, command, output):
+    """Prints `text`, and appends it with the command that gives it to the Markdown file `output`, if there is one."""
+    print("\n" + text)
+    if output:
+        with open(output, "a", encoding="utf-8") as file:
+            file.write(f"{text}\n\n`{command}`\n\n")
+
+
 def huge_buffer(size):
     """Anonymous memory in 2 MiB pages: reads into small pages are limited to a third of the disk's rate."""
     room = mmap.mmap(-1, size + (2 << 20), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

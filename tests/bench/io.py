@@ -82,10 +82,7 @@ def main():
            "I/O ms/GB": f"{m['io_ms']:.2f}", "fio ms/GB": f"{m['fio_ms']:.2f}", "verify ms/GB": f"{m['verify_ms']:.1f}"}
     text = f"Reads with checksums beside fio, medians of {a.pairs} alternating pairs of {a.mib} MiB:\n\n"
     text += common.table([row], list(row))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/io.py`\n\n")
+    common.publish(text, "python3 tests/bench/io.py", a.output)
     if m["ratio"] < RATIO or m["io_ms"] > IO_MS or m["verify_ms"] > VERIFY_MS:
         raise SystemExit(f"below the bars: {RATIO} of fio, {IO_MS} ms/GB to read, {VERIFY_MS} ms/GB to verify")
 

@@ -31,8 +31,7 @@ def main():
     work = pathlib.Path(a.work)
     model, store = work / "kv", work / "stores-kv"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, *MODEL)
+    common.model_folder(a.headrace, model, *MODEL)
     ids = []
     for r in range(a.requests):
         ids += ["--ids", ",".join(str((r * 37 + i * 11) % 8000) for i in range(a.prompt))]
@@ -72,10 +71,7 @@ def main():
     text = (f"{a.requests} requests of {a.prompt} + {a.generate} tokens, KV {kv / 1e6:.0f} MB of which a third fits:\n\n"
             + common.table(rows, list(rows[0])) + f"\n\nMedian {ratio:.2f} of the predicted time; the bar is within "
             f"{BAR:.0%}: {'held' if abs(ratio - 1) <= BAR else 'missed'}.")
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/kv_spill.py`\n\n")
+    common.publish(text, "python3 tests/bench/kv_spill.py", a.output)
 
 
 if __name__ == "__main__":

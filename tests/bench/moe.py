@@ -37,8 +37,7 @@ def main():
     model = pathlib.Path(a.model) if a.model else work / f"moe-{a.size}"
     store = work / f"stores-{model.name}"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+    common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     fractions = [float(f) for f in a.fractions.split(",")]
 
     def decode(memory, tokens, policy):
@@ -84,10 +83,7 @@ def main():
     text = (f"Sparse bfloat16, {weights / 2**30:.2f} GiB of weights, {config['num_hidden_layers']} layers of "
             f"{config['num_local_experts']} experts, {config['num_experts_per_tok']} a token; one sequence, medians of {a.rounds} "
             f"interleaved rounds of {a.tokens} tokens:\n\n" + common.table(rows, list(rows[0])))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/moe.py`\n\n")
+    common.publish(text, "python3 tests/bench/moe.py", a.output)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ import sys
 import tempfile
 
 import common
+import streams
 
 HERE = pathlib.Path(__file__).resolve().parent
-DENSE = ["--family", "llama", "--dtype", "bfloat16", "--set", "hidden_size=2048", "--set", "intermediate_size=8192",
-         "--set", "num_attention_heads=16", "--set", "num_key_value_heads=16", "--set", "head_dim=128",
-         "--set", "vocab_size=32000"]
 SPARSE = ["--family", "mixtral", "--dtype", "bfloat16", "--set", "hidden_size=1024", "--set", "intermediate_size=1024",
           "--set", "num_local_experts=64", "--set", "num_experts_per_tok=8", "--set", "num_attention_heads=16",
           "--set", "num_key_value_heads=8", "--set", "head_dim=64", "--set", "vocab_size=32000"]
@@ -63,9 +61,7 @@ class Bench:
 
     def model(self, name, size, shape):
         folder = self.work / f"{name}-{size}"
-        if not (folder / "config.json").exists():
-            common.headrace(self.a.headrace, "synth", folder, "--size", size, *shape)
-        return folder
+        return common.model_folder(self.a.headrace, folder, "--size", size, *shape)
 
     def gguf(self, folder):
         out = folder.with_suffix(folder.suffix + ".gguf")
@@ -136,7 +132,7 @@ def compare(title, what, ours, peers, rounds, rows):
 def run_cases(bench, a):
     rows, cases = [], set(a.cases.split(","))
     if cases & {"dense", "wide", "prompt", "offload"}:
-        folder = bench.model("dense", a.size, DENSE)
+        folder = bench.model("dense", a.size, streams.MODEL)
         weights = bench.weights(folder)
         bench.ours(folder, None, tokens=1)  # the store is prepared outside of what is measured
         half, more = weights // 2, weights * 65 // 100
@@ -186,10 +182,7 @@ def main():
         raise SystemExit("peers.py: needs root and memory cgroups of version 1 (limits, dropping the page cache)")
     rows = run_cases(Bench(a), a)
     text = f"Medians of {a.rounds} interleaved rounds, tokens/s:\n\n" + common.table(rows, list(rows[0]))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + f"\n\n`python3 tests/bench/peers.py --cases {a.cases} --rounds {a.rounds}`\n\n")
+    common.publish(text, f"python3 tests/bench/peers.py --cases {a.cases} --rounds {a.rounds}", a.output)
 
 
 if __name__ == "__main__":

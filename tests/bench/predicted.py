@@ -47,8 +47,7 @@ def main():
     for number in range(a.count):
         name = draw.choice(sorted(MODELS))
         model = work / f"predicted-{name}"
-        if not (model / "config.json").exists():
-            common.headrace(a.headrace, "synth", model, "--dtype", "bfloat16", *MODELS[name])
+        common.model_folder(a.headrace, model, "--dtype", "bfloat16", *MODELS[name])
         weights = common.headrace(a.headrace, "inspect", model)["weights_bytes"]
         memory = int(weights * draw.uniform(0.3, 0.9)) + (40 << 20)
         batch, rate = draw.choice([1, 1, 2, 8, 32]), draw.choice([300, 500, 800]) * 1000 * 1000
@@ -75,10 +74,7 @@ def main():
     ratios = [float(r["measured / predicted"]) for r in rows]
     text = (f"Seed {a.seed}: {sum(abs(r - 1) <= 0.15 for r in ratios)} of {len(ratios)} within 15 %; the choice within 10 % of "
             f"the fastest in {sum(float(r['choice / best of five']) <= 1.1 for r in rows)}:\n\n" + common.table(rows, list(rows[0])))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + f"\n\n`python3 tests/bench/predicted.py --count {a.count} --seed {a.seed}`\n\n")
+    common.publish(text, f"python3 tests/bench/predicted.py --count {a.count} --seed {a.seed}", a.output)
 
 
 if __name__ == "__main__":

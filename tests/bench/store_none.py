@@ -25,8 +25,7 @@ def main():
     work = pathlib.Path(a.work)
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, "--size", a.size, *streams.MODEL)
+    common.model_folder(a.headrace, model, "--size", a.size, *streams.MODEL)
 
     def decode(where, memory):
         return common.headrace(a.headrace, "generate", model, "--ids", streams.IDS, "-n", a.tokens, "--ignore-eos",
@@ -52,10 +51,7 @@ def main():
                      "in place GB": f"{m['bytes'] / 1e9:.3f}", "in place load s": f"{m['load']:.2f}"})
     text = f"Dense bfloat16, {weights / 2**30:.2f} GiB, one sequence, medians of {a.rounds} alternating pairs:\n\n"
     text += common.table(rows, list(rows[0]))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/store_none.py`\n\n")
+    common.publish(text, "python3 tests/bench/store_none.py", a.output)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,7 @@ def main():
     work = pathlib.Path(a.work)
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
     work.mkdir(parents=True, exist_ok=True)
-    if not (model / "config.json").exists():
-        common.headrace(a.headrace, "synth", model, "--size", a.size, *MODEL)
+    common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     fractions = [float(f) for f in a.fractions.split(",")]
 
     def decode(memory, tokens=a.tokens, policy="auto"):
@@ -65,10 +64,7 @@ def main():
                      "lru tokens/s": f"{m['lru']:.2f}", "peak / budget": f"{max(x['peak'] / x['budget'] for x in r):.3f}"})
     text = (f"Dense bfloat16, {weights / 2**30:.2f} GiB of weights, one sequence, medians of {a.rounds} interleaved rounds "
             f"of {a.tokens} tokens:\n\n" + common.table(rows, list(rows[0])))
-    print("\n" + text)
-    if a.output:
-        with open(a.output, "a", encoding="utf-8") as file:
-            file.write(text + "\n\n`python3 tests/bench/streams.py`\n\n")
+    common.publish(text, "python3 tests/bench/streams.py", a.output)
 
 
 if __name__ == "__main__":
