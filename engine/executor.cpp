@@ -49,6 +49,8 @@ struct LaneQueue {
   uint64_t tickets() const { return started - reaped; }
 };
 constexpr size_t kLanes = 3;  // disk read, host to device, disk write
+constexpr StallCause kCauses[kLanes] = {StallCause::kDiskRead, StallCause::kCopy,
+                                        StallCause::kDiskWrite};
 size_t lane_of(const Task& task) {
   if (task.lane == Lane::kDiskWrite) return 2;
   return task.lane == Lane::kDiskRead ? 0 : 1;
@@ -75,7 +77,8 @@ struct Executor::Impl {
   void settle(TaskState& s);
   bool has_ticket(size_t lane, LaneQueue& q, std::vector<TaskState>& states);
   void start(const Task& task, TaskState& s, int64_t now);
-  void stall(uint64_t seen, const Task& blocked);
+  StallCause cause_of(uint32_t blocked);
+  void stall(uint64_t seen, uint32_t blocked);
 
   // --- compute
   void compute(const Task& task, models::Activations& a, const models::Pass& pass);
@@ -307,7 +310,7 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& asked) {
         ++next;
         moved = true;
       }
-      if (!moved) stall(seen, task);
+      if (!moved) stall(seen, t);
     } else if (all_started()) {
       break;
     } else if (!moved) {
@@ -318,16 +321,35 @@ void Executor::Impl::run(models::Activations& a, const models::Pass& asked) {
   ++counters.passes;
 }
 
-void Executor::Impl::stall(uint64_t seen, const Task& blocked) {
-  bool copy = false;
-  for (uint32_t i = blocked.after.begin; i < blocked.after.end; ++i) {
-    const uint32_t t = p.plan.steady.after[i].task;
-    copy |= p.plan.steady.tasks[t].kind == TaskKind::kCopy && !transfers[1].tasks.empty() &&
-            state[t].pending;
+// What `blocked` of the steady round waits for in the end: a transfer under way, or what the first
+// of a lane waits for that is not started. Every step leads to an earlier task of the plan's order.
+StallCause Executor::Impl::cause_of(uint32_t blocked) {
+  for (size_t steps = 0; steps <= kLanes; ++steps) {
+    const Task& task = p.plan.steady.tasks[blocked];
+    uint32_t next = kNone;
+    for (uint32_t i = task.after.begin; next == kNone && i < task.after.end; ++i) {
+      const TaskRef& ref = p.plan.steady.after[i];
+      if (round == 0 && ref.round == -1) continue;  // enter's, which only loads
+      if (state[ref.task].done < round + ref.round) next = ref.task;
+    }
+    if (is_transfer(task) && state[blocked].pending) next = blocked;  // its run of the round before
+    if (next == kNone) break;
+    const Task& other = p.plan.steady.tasks[next];
+    if (!is_transfer(other)) break;
+    if (state[next].pending) return kCauses[lane_of(other)];
+    const LaneQueue& q = transfers[lane_of(other)];
+    if (q.next == q.tasks.size()) break;
+    blocked = q.tasks[q.next];
   }
+  return StallCause::kDiskRead;
+}
+
+// The compute lane waits for a change: for what `blocked` needs.
+void Executor::Impl::stall(uint64_t seen, uint32_t blocked) {
+  const StallCause cause = cause_of(blocked);
   const uint64_t begin = steady_clock().now_ns();
   p.pager.wait_change(seen);
-  record_stall(p, counters, copy, begin);
+  record_stall(p, counters, cause, begin);
 }
 
 // ---- compute

@@ -3,6 +3,7 @@
 // scheduler/fill.h. After construction a pass makes no allocation. One thread.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <span>
@@ -17,10 +18,16 @@
 
 namespace headrace::engine {
 
+// What a wait of the compute lane is for: the transfer that everything else waits behind.
+enum class StallCause : uint8_t { kDiskRead, kDiskWrite, kCopy };
+inline constexpr size_t kStallCauses = 3;
+const char* name_of(StallCause cause);  // as reports and traces say: "disk_read"
+
 struct ExecutorCounters {
   uint64_t passes = 0;
-  uint64_t transfers = 0;                     // started: calls of the pager
-  double stall_disk_s = 0, stall_copy_s = 0;  // what the compute lane waited for, in passes
+  uint64_t transfers = 0;                      // started: calls of the pager
+  std::array<double, kStallCauses> stall_s{};  // what the compute lane waited for, in passes
+  double stalled_s() const { return stall_s[0] + stall_s[1] + stall_s[2]; }
 };
 
 // What a pass decided at a hole: distinct candidates in ascending order.

@@ -72,13 +72,19 @@ std::byte* Places::resident(ObjectId object, uint32_t chunk) const {
   return at({Space::kResident, 0, index}, 0);
 }
 
-void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, bool copy,
+const char* name_of(StallCause cause) {
+  constexpr const char* kNames[kStallCauses] = {"disk_read", "disk_write", "copy"};
+  return kNames[static_cast<size_t>(cause)];
+}
+
+void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, StallCause cause,
                   uint64_t begin_ns) {
   const uint64_t end = steady_clock().now_ns();
-  (copy ? counters.stall_copy_s : counters.stall_disk_s) +=
-      static_cast<double>(end - begin_ns) * 1e-9;
+  counters.stall_s[static_cast<size_t>(cause)] += static_cast<double>(end - begin_ns) * 1e-9;
   if (!parts.trace) return;
-  const char* name = copy ? "stall: copy" : "stall: disk_read";
+  constexpr const char* kNames[kStallCauses] = {"stall: disk_read", "stall: disk_write",
+                                                "stall: copy"};
+  const char* name = kNames[static_cast<size_t>(cause)];
   parts.trace->record({.name = name, .lane = 0, .begin_ns = begin_ns, .end_ns = end});
 }
 
@@ -184,15 +190,15 @@ void Holes::fetch_staged(const Pool& pool, const swap::Transfer& transfer) {
   read.target = p_.host.data() + ring.offset;
   await(p_.pager.start(read));
   copy.source = read.target;
-  await(p_.pager.start(copy));  // and the one staging slot is free again
+  await(p_.pager.start(copy), StallCause::kCopy);  // and the one staging slot is free again
   counters_.transfers += 2;
 }
 
-void Holes::await(swap::Ticket ticket) {
+void Holes::await(swap::Ticket ticket, StallCause cause) {
   if (p_.pager.done(ticket)) return p_.pager.wait(ticket);
   const uint64_t begin = steady_clock().now_ns();
   p_.pager.wait(ticket);
-  record_stall(p_, counters_, false, begin);
+  record_stall(p_, counters_, cause, begin);
 }
 
 // Waits for the first `count` fetches of the hole.

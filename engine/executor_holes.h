@@ -29,7 +29,7 @@ class Places {
 };
 
 // Adds what the compute lane waited since `begin_ns` to the counters and the trace.
-void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, bool copy,
+void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, StallCause cause,
                   uint64_t begin_ns);
 
 class Holes {
@@ -52,7 +52,7 @@ class Holes {
   void start_fetches();
   void fetch(const scheduler::Pick& pick);
   void fetch_staged(const scheduler::Pool& pool, const swap::Transfer& transfer);
-  void await(swap::Ticket ticket);
+  void await(swap::Ticket ticket, StallCause cause = StallCause::kDiskRead);
   void await_first(size_t count);
   ObjectId object_of(const scheduler::Pick& pick) const;
   Range chunks_of(const scheduler::Pick& pick) const;

@@ -143,8 +143,11 @@ json::object timings_json(const Session& session, const RunTimings& t) {
 
 json::object stall_json(Session& session) {
   const ExecutorCounters& c = session.executor().counters();
-  return {{"seconds", c.stall_disk_s + c.stall_copy_s},
-          {"by_cause", json::object{{"disk_read", c.stall_disk_s}, {"copy", c.stall_copy_s}}}};
+  json::object by_cause;
+  for (size_t i = 0; i < kStallCauses; ++i) {
+    by_cause[name_of(static_cast<StallCause>(i))] = c.stall_s[i];
+  }
+  return {{"seconds", c.stalled_s()}, {"by_cause", by_cause}};
 }
 
 std::string swap_table(Session& session) {
@@ -174,8 +177,8 @@ std::string summary_line(Session& session, const RunTimings& t) {
       "{}; policy {} ({})",
       t.prompt_tokens, rate(static_cast<double>(t.prompt_tokens), t.prefill_s), t.decode_tokens,
       rate(static_cast<double>(t.decode_tokens), t.decode_s), session.timings().load_s,
-      c.stall_disk_s + c.stall_copy_s, format_bytes(peak_rss()),
-      format_bytes(session.plan().budget), session.plan().policy, session.plan().why);
+      c.stalled_s(), format_bytes(peak_rss()), format_bytes(session.plan().budget),
+      session.plan().policy, session.plan().why);
 }
 
 namespace {

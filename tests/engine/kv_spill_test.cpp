@@ -216,6 +216,31 @@ TEST(KvSpill, CountedEqualsWhatTheKernelCounted) {
   }
 }
 
+// With one slot a layer is read when the one before has been written back.
+TEST(KvSpill, WaitsForWritesAreNotSaidToBeForReads) {
+  Random random(test::seed(), 5);
+  const test::TempFolder folder;
+  Case c = make_case(random, folder, 0);
+  while (engine::open_model(c.model).config.layers < 2) c = make_case(random, folder, 5);
+  SessionOptions options = c.base;
+  options.memory = 4 * kGiB;
+  options.disk_rate = 2e7;
+  const auto written_s = [&] {
+    engine::Session session(engine::open_model(c.model), 0, options,
+                            engine::Generator::demand(c.requests));
+    engine::Generator(session).run(c.requests);
+    const engine::ExecutorCounters& counters = session.executor().counters();
+    double sum = 0;
+    for (double s : counters.stall_s) sum += s;
+    EXPECT_DOUBLE_EQ(sum, counters.stalled_s());
+    EXPECT_EQ(counters.stall_s[static_cast<size_t>(engine::StallCause::kCopy)], 0.0);
+    return counters.stall_s[static_cast<size_t>(engine::StallCause::kDiskWrite)];
+  };
+  EXPECT_EQ(written_s(), 0.0);
+  options.kv_memory = least_kv(c, options);
+  EXPECT_GT(written_s(), 0.0);
+}
+
 TEST(KvSpill, TooLittleDiskIsRefusedBeforeAnythingIsMade) {
   Random random(test::seed(), 3);
   const test::TempFolder folder;
