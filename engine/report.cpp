@@ -253,19 +253,25 @@ json::object trace_json(Session& session) {
           {"object_layers", json::array(layers.begin(), layers.end())}};
 }
 
-json::array planned_swap_json(const scheduler::Plan& plan) {
+json::array planned_swap_json(const scheduler::Plan& plan, const scheduler::Workload& workload) {
   json::array out;
-  const auto rows = [&](const scheduler::Round& round, const char* phase) {
-    for (const scheduler::ByteRow& row : scheduler::bytes_of(round)) {
-      out.push_back(json::object{{"phase", phase},
-                                 {"edge", name_of(row.edge)},
-                                 {"kind", name_of(row.kind)},
-                                 {"predicted_bytes", row.bytes},
-                                 {"operations", row.operations}});
-    }
+  const auto add = [&](const scheduler::ByteRow& row, const char* phase) -> json::object& {
+    return out
+        .emplace_back(json::object{{"phase", phase},
+                                   {"edge", name_of(row.edge)},
+                                   {"kind", name_of(row.kind)},
+                                   {"predicted_bytes", row.bytes},
+                                   {"operations", row.operations}})
+        .as_object();
   };
-  rows(plan.enter, "first");
-  rows(plan.steady, "steady");
+  for (const scheduler::ByteRow& row : scheduler::bytes_of(plan.enter)) add(row, "first");
+  for (const scheduler::PassRow& part :
+       scheduler::pass_bytes_by_edge(plan, workload, plan.sequences)) {
+    json::object& o = add(part.row, "steady");
+    if (part.least == part.most) continue;
+    o["predicted_least_bytes"] = part.least;
+    o["predicted_most_bytes"] = part.most;
+  }
   return out;
 }
 

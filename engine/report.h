@@ -29,8 +29,9 @@ std::string summary_line(Session& session, const RunTimings& timings);
 // the layer of every object (docs/format/trace.md).
 json::object trace_json(Session& session);
 
-// `plan --json`: rows of the first pass (enter) and of one steady pass.
-json::array planned_swap_json(const scheduler::Plan& plan);
+// `plan --json`: rows of the first pass (enter) and of one steady pass, keys and
+// values and what data decide as expected.
+json::array planned_swap_json(const scheduler::Plan& plan, const scheduler::Workload& workload);
 json::array alternatives_json(const scheduler::Plan& plan);
 
 }  // namespace headrace::engine

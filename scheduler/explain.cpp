@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "scheduler/bound.h"
 #include "scheduler/fill.h"
+#include "scheduler/kv.h"
 #include "scheduler/search.h"
 #include "scheduler/simulate.h"
 
@@ -183,6 +184,7 @@ class Explanation {
       add(fmt::format("what the data choose, through {} x {} on the {}", pool.slots,
                       format_bytes(pool.slot_bytes), name_of(pool.tier)));
     }
+    if (plan_.kv.slots > 0) add(keys_and_values());
     if (const auto rate = expected_hit_rate(plan_, workload_, plan_.sequences)) {
       add(
           fmt::format("{:.1f} % of the experts that a pass wants are there, more if its routers "
@@ -190,6 +192,15 @@ class Explanation {
                       *rate * 100));
     }
     line("streams", list);
+  }
+
+  std::string keys_and_values() const {
+    const KvBytes bytes =
+        kv_expected(plan_, workload_, {.rows = plan_.sequences, .context = workload_.context});
+    return fmt::format(
+        "keys and values of {} of {} layers through {} slot{}: {} read and {} written a pass",
+        plan_.kv.streamed.size(), plan_.kv.layers, plan_.kv.slots, plan_.kv.slots == 1 ? "" : "s",
+        format_bytes(bytes.read), format_bytes(bytes.written));
   }
 
   void bytes() {

@@ -58,7 +58,13 @@ struct HoleBytes {
 HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows);
 // Of all holes together: what a pool holds when a pass begins it holds for one of them alone.
 HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
-// Of a steady pass: what its tasks move, and all its holes.
+// Of a steady pass, by edge and kind: what its tasks move, all its holes, and keys and values that
+// stream. `row` is what is expected; its operations leave out what goes through holes.
+struct PassRow {
+  ByteRow row;
+  Bytes least = 0, most = 0;
+};
+std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& workload, uint32_t rows);
 HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
 
 // Of the picks at routed experts in a pass of `rows` rows, the share that is there: expected for

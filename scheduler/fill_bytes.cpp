@@ -178,14 +178,41 @@ HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows)
   return out;
 }
 
-HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
-  HoleBytes out = holes_bytes(plan, workload, rows);
-  Bytes walked = 0;
-  for (const ByteRow& row : bytes_of(plan.steady)) walked += row.bytes;
+std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& workload, uint32_t rows) {
+  std::vector<PassRow> out;
+  const auto add = [&](const ByteRow& more, Bytes least, Bytes most) {
+    auto at = std::find_if(out.begin(), out.end(), [&](const PassRow& r) {
+      return r.row.edge == more.edge && r.row.kind == more.kind;
+    });
+    if (at == out.end()) at = out.insert(out.end(), {{.edge = more.edge, .kind = more.kind}});
+    at->row.bytes += more.bytes;
+    at->row.operations += more.operations;
+    at->least += least;
+    at->most += most;
+  };
+  for (const ByteRow& row : bytes_of(plan.steady)) add(row, row.bytes, row.bytes);
+  const HoleBytes holes = holes_bytes(plan, workload, rows);
+  if (holes.most > 0) {
+    add({.edge = {Tier::kDisk, computing_tier(plan)}, .bytes = holes.expected}, holes.least,
+        holes.most);
+  }
+  const uint64_t layers = plan.kv.streamed.size();
+  if (layers == 0) return out;
   const PassRows decode{.rows = rows, .context = workload.context};
-  out.least += walked + kv_least(plan, rows).total();
-  out.expected += walked + kv_expected(plan, workload, decode).total();
-  out.most += walked + kv_most(plan, rows).total();
+  const KvBytes least = kv_least(plan, rows), most = kv_most(plan, rows);
+  const KvBytes kv = kv_expected(plan, workload, decode);
+  add({{Tier::kDisk, Tier::kHost}, Kind::kKv, kv.read, layers}, least.read, most.read);
+  add({{Tier::kHost, Tier::kDisk}, Kind::kKv, kv.written, layers}, least.written, most.written);
+  return out;
+}
+
+HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
+  HoleBytes out;
+  for (const PassRow& part : pass_bytes_by_edge(plan, workload, rows)) {
+    out.least += part.least;
+    out.expected += part.row.bytes;
+    out.most += part.most;
+  }
   return out;
 }
 

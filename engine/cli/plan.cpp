@@ -84,7 +84,7 @@ void run_plan(const Flags& flags, const Common& common) {
   if (common.json) {
     return print_json({{"model", name},
                        {"plan", plan_json(planned->plan, planned->planning_ms)},
-                       {"swap", planned_swap_json(planned->plan)},
+                       {"swap", planned_swap_json(planned->plan, planned->workload)},
                        {"experts", planned_experts_json(planned->plan, planned->workload)},
                        {"alternatives", alternatives_json(planned->plan)}});
   }
