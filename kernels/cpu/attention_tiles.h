@@ -126,27 +126,32 @@ inline void score_queries(const HeadBlock<Kv>& b, const Fold& f, uint64_t query,
   }
 }
 
+// As many columns from t.out on as C x 16 at a time cover, then as half of that do, and so on.
+template <class Kv, int R, int C>
+inline void value_columns_of(ValueTile t, const typename Kv::Element* values, uint64_t columns,
+                             const typename Kv::Element* next) {
+  for (; columns >= C * kLanes; columns -= C * kLanes) {
+    value_tile<Kv, R, C>(t, values, next);
+    next = nullptr;
+    t.out += C * kLanes;
+    values += C * kLanes;
+  }
+  if (columns == 0) return;
+  if constexpr (C > 1) {
+    value_columns_of<Kv, R, C / 2>(t, values, columns, next);
+  } else {
+    t.count = columns;
+    value_tile<Kv, R, 0>(t, values, next);
+  }
+}
+
 template <class Kv, int R>
 inline void value_queries(const HeadBlock<Kv>& b, const Fold& f, uint64_t query, ValueTile t,
                           bool prefetch) {
-  constexpr int kC = value_columns(R);
   t.weight = f.weight[query];
   t.decay = f.decay + query;
-  for (uint64_t column = 0; column < f.dim;) {
-    const auto* next = prefetch && column == 0 ? b.next_values : nullptr;
-    t.out = f.out + query * kQueryStride + column;
-    if (column + kC * kLanes <= f.dim) {
-      value_tile<Kv, R, kC>(t, b.values + column, next);
-      column += kC * kLanes;
-    } else if (column + kLanes <= f.dim) {
-      value_tile<Kv, R, 1>(t, b.values + column, next);
-      column += kLanes;
-    } else {
-      t.count = f.dim - column;
-      value_tile<Kv, R, 0>(t, b.values + column, next);
-      column = f.dim;
-    }
-  }
+  t.out = f.out + query * kQueryStride;
+  value_columns_of<Kv, R, value_columns(R)>(t, b.values, f.dim, prefetch ? b.next_values : nullptr);
 }
 
 // Calls body(constant of R, first query) for all tiles of [begin, end), evenly spread.
