@@ -9,6 +9,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "scheduler/cost.h"
 #include "scheduler/kv.h"
 
 namespace headrace::scheduler {
@@ -148,7 +149,7 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, co
   const double rate = w.bf16_products ? m.matmul_flops_bf16 : m.matmul_flops_f32;
   const double touched = static_cast<double>(inventory.dense_bytes) + expert_bytes;
   if (m.memory_read_bytes_per_s > 0) load.compute_s = touched / m.memory_read_bytes_per_s;
-  if (rate > 0) load.compute_s = std::max(load.compute_s, flops / rate);
+  if (rate > 0) load.compute_s = overlapped(load.compute_s, flops / rate);
   // Experts come from the pool, or on demand.
   uint32_t slots = 0;
   if (!inventory.experts.empty() && !d.pool_slots.empty()) {
@@ -207,8 +208,8 @@ void estimate(const Workload& w, const Machine& m, const Inventory& inventory, c
   candidate.decode.disk_s += kv;
   candidate.decode.kv_s = kv;
   Load decode = candidate.decode;
-  prompt.disk_s *= stream_jitter(slot, candidate.depth);
-  decode.disk_s *= stream_jitter(slot, candidate.depth);
+  prompt.disk_s *= stream_jitter(m, slot, candidate.depth);
+  decode.disk_s *= stream_jitter(m, slot, candidate.depth);
   candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
                          passes.prefill * pass_seconds(prompt, candidate.depth) +
                          passes.decode * pass_seconds(decode, candidate.depth);
@@ -216,9 +217,11 @@ void estimate(const Workload& w, const Machine& m, const Inventory& inventory, c
 
 }  // namespace
 
-double stream_jitter(Bytes slot_bytes, uint32_t depth) {
-  constexpr double kLost = 2.0 * kMiB;
-  return 1 + kLost / (static_cast<double>(slot_bytes) * (depth + 1));
+double stream_jitter(const Machine& machine, Bytes slot_bytes, uint32_t depth) {
+  constexpr double kLateS = 0.75e-3;
+  const Rate* disk = machine.rate({Tier::kDisk, Tier::kHost});
+  const double late_bytes = disk == nullptr ? 0 : kLateS * disk->bytes_per_s;
+  return 1 + late_bytes / (static_cast<double>(slot_bytes) * (depth + 1));
 }
 
 Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate) {

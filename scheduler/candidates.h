@@ -52,7 +52,7 @@ Passes passes_of(const Workload& workload, uint32_t rows_max);
 // What a shallow stream loses, as a factor on the disk's time. Simulated time knows no jitter:
 // there one chunk ahead is as good as sixteen. Measured on a disk of 2.8 GB/s with 2 MiB chunks,
 // rings of 4, 10, 18 and 34 MiB reached 0.5, 0.83, 0.93 and 0.96 of its rate: about ring / (ring +
-// 2 MiB).
-double stream_jitter(Bytes slot_bytes, uint32_t depth);
+// 2 MiB), as if a ring's reads came 0.75 ms late.
+double stream_jitter(const Machine& machine, Bytes slot_bytes, uint32_t depth);
 
 }  // namespace headrace::scheduler

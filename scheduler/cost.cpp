@@ -43,6 +43,10 @@ Speed speed_of(const Machine& machine, Edge edge) {
 
 }  // namespace
 
+double overlapped(double read_s, double multiply_s) {
+  return std::cbrt(read_s * read_s * read_s + multiply_s * multiply_s * multiply_s);
+}
+
 double ComputeCost::seconds(const PassRows& pass) const {
   const double rows = per_output ? pass.outputs : pass.rows;
   double weights = weight_s;
@@ -53,7 +57,7 @@ double ComputeCost::seconds(const PassRows& pass) const {
     weights += expert_s * experts * (1 - untouched);
   }
   const double context = static_cast<double>(pass.rows) * pass.context;
-  return std::max(weights, products) + context * std::max(attention_flops_s, attention_read_s);
+  return overlapped(weights, products) + context * overlapped(attention_read_s, attention_flops_s);
 }
 
 Costs::Costs(const Plan& plan, const Workload& workload, const Machine& machine)

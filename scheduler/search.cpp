@@ -62,11 +62,11 @@ struct Trial {  // without its plan: those of a large model are large
   Bytes bytes = 0, rings = 0;
 };
 
-double jitter(const Plan& plan) {
+double jitter(const Plan& plan, const Machine& machine) {
   double factor = 1;
   for (const Ring& ring : plan.rings) {
     if (ring.step != 0)
-      factor = std::max(factor, stream_jitter(ring.slot_bytes, plan.prefetch_depth));
+      factor = std::max(factor, stream_jitter(machine, ring.slot_bytes, plan.prefetch_depth));
   }
   return factor;
 }
@@ -229,7 +229,7 @@ Trial Search::try_out(const Candidate& candidate) const {
   HEADRACE_ASSERT(!settled.deadlock, settled.deadlock_tasks);
   // The first pass waits for what enter loads; the two after it are as long as any other.
   const double entered = settled.makespan_s - 3 * settled.steady_s;
-  const double disk_s = candidate.decode.disk_s * jitter(plan);  // of any pass
+  const double disk_s = candidate.decode.disk_s * jitter(plan, m_);  // of any pass
   const double decode_s = std::max(settled.steady_s, disk_s);
   double total = std::max(0.0, entered) + passes.decode * decode_s;
   if (passes.prefill > 0) {
@@ -246,8 +246,9 @@ std::vector<Trial>::const_iterator Search::choose(const std::vector<Trial>& tria
   // Where everything fits, every policy keeps everything: that is called pin.
   const auto rank = [&](const Trial& t) {
     const std::string_view policy = t.candidate->policy->name;
+    // More rows cost nothing here, and leave prompts room beside the rows that decode.
     return std::tuple(t.total_s > least * kAsGood, t.bytes, t.rings, policy != "pin", policy,
-                      t.candidate->rows_max, t.candidate->depth);
+                      -int64_t{t.candidate->rows_max}, t.candidate->depth);
   };
   return std::min_element(trials.begin(), trials.end(),
                           [&](const Trial& a, const Trial& b) { return rank(a) < rank(b); });

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -55,6 +56,11 @@ inline Machine round_machine() {
                    {{Tier::kHost, Tier::kDevice}, 1ull << 31, 1.0 / 65536},
                    {{Tier::kDevice, Tier::kHost}, 1ull << 31, 1.0 / 65536}};
   return machine;
+}
+
+// Of a product whose operands take `read_s` to come and `multiply_s` to be multiplied.
+inline double product_s(double read_s, double multiply_s) {
+  return std::cbrt(read_s * read_s * read_s + multiply_s * multiply_s * multiply_s);
 }
 
 struct ChunkOf {
