@@ -333,12 +333,14 @@ void topk_route(const TopkRouteArgs& a) {
       expert[rank] = next_expert(logits, a.experts, rank == 0 ? nullptr : expert + rank - 1);
     }
     const float most = logits[expert[0]];
-    float total = 0;  // of all experts, or of the chosen ones when these are to sum to 1
+    // Of all experts, or of the chosen ones when these are to sum to 1. In double: many that are
+    // equally unlikely, added to one that is likely, would all be rounded the same way.
+    double total = 0;
     for (uint64_t e = 0; e < (a.renormalise ? a.k : a.experts); ++e) {
       total += std::exp(logits[a.renormalise ? expert[e] : e] - most);
     }
     for (uint64_t rank = 0; rank < a.k; ++rank) {
-      weight[rank] = std::exp(logits[expert[rank]] - most) / total;
+      weight[rank] = static_cast<float>(std::exp(logits[expert[rank]] - most) / total);
     }
   }
 }

@@ -286,6 +286,16 @@ TEST(TopkRoute, ChoosesTheLargestInOrderAndTiesByIndex) {
   });
 }
 
+TEST(TopkRoute, ManyThatAreEquallyUnlikelyDoNotAddUpWrong) {
+  std::vector<float> logits(200, 0.0f);
+  logits[0] = 7.3f;
+  uint32_t expert = 1;
+  float weight = 0;
+  reference().topk_route({logits.data(), &expert, &weight, 1, logits.size(), 1, false});
+  EXPECT_EQ(expert, 0u);
+  EXPECT_NEAR(weight, 1 / (1 + 199 * std::exp(-double{logits[0]})), 1e-7);
+}
+
 TEST(TopkRoute, NanLeavesIndicesValid) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> logits = {nan, nan, 1, nan};
