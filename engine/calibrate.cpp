@@ -294,7 +294,7 @@ scheduler::Machine calibrate(const CalibrateOptions& options, const kernels::Ker
              {{Tier::kDevice, Tier::kHost}, m.memory_read_bytes_per_s / 2, 1e-6}};
   m.measured_date = fmt::format("{:%Y-%m-%d}", fmt::gmtime(std::time(nullptr)));
   m.measured_how = fmt::format("disk: {}; products: own kernels ({})", disk.how, k.isa);
-  if (disk.measured) remember(m, options.cache_file);
+  if (disk.measured && !options.cache_file.empty()) remember(m, options.cache_file);
   return m;
 }
 

@@ -18,9 +18,11 @@ scheduler::Machine read_machine(const std::string& path);
 json::object machine_to_json(const scheduler::Machine& machine, Bytes host_bytes, Bytes disk_bytes);
 
 struct CalibrateOptions {
-  std::string cache_file;      // read as far as it is of this machine, these threads and this disk
+  // Read as far as it is of this machine, these threads and this disk; empty: nothing is
+  // remembered, and what other runs plan with stays as it is.
+  std::string cache_file;
   std::string scratch_folder;  // where a 64 MiB file is made and removed to time the disk
-  std::string read_file;       // given: it is read instead, and nothing but the cache is written
+  std::string read_file;       // given: it is read instead, and nothing is written but the cache
   bool again = false;          // measure even when the cache would do
 };
 

@@ -88,6 +88,18 @@ std::string Session::usage_path() const {
   return options_.store == kStoreNone ? "" : store_->info().path + "/usage";
 }
 
+std::string Session::largest_file() const {
+  std::string largest;
+  Bytes most = 0;
+  for (uint32_t file = 0; file < store_->files().descriptors.size(); ++file) {
+    const std::string path = store_->file_path(file);
+    std::error_code ignored;
+    const Bytes bytes = fs::file_size(path, ignored);
+    if (!ignored && bytes > most) most = bytes, largest = path;
+  }
+  return largest;
+}
+
 // True when the folder's store is there and still belongs to it.
 bool Session::open_store(const std::string& path) {
   std::error_code ignored;

@@ -104,6 +104,7 @@ class Session {
   KvCache& kv() { return *kv_; }
   Executor& executor() { return *executor_; }
   swap::Pager& pager() { return *pager_; }
+  std::string largest_file() const;  // of those that runs read
   const SessionTimings& timings() const { return timings_; }
   const PrepareReport& prepared() const { return prepared_; }
   double planning_ms() const { return planned_->planning_ms; }

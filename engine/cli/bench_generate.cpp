@@ -23,7 +23,7 @@ struct Flags {
   RunFlags run;
 };
 
-// What bounds decoding, a second: measured again between the repeats.
+// What bounds decoding, a second: measured again after every repeat.
 struct Ceiling {
   double read_bytes_per_s = 0, disk_bytes_per_s = 0;
 };
@@ -61,13 +61,18 @@ Bytes computed_bytes(const scheduler::Workload& workload) {
   return bytes;
 }
 
-Ceiling measure(const Flags& flags, const kernels::Kernels& k) {
-  ThreadPool pool(flags.run.threads != 0 ? flags.run.threads : available_threads());
-  const std::string root = default_cache_root();
-  const scheduler::Machine machine = calibrate(
-      {.cache_file = root + "/machine.json", .scratch_folder = root, .again = true}, k, pool);
-  const scheduler::Rate* disk = machine.rate({Tier::kDisk, Tier::kHost});
-  return {machine.memory_read_bytes_per_s, disk != nullptr ? disk->bytes_per_s : 0};
+// Reads what the run reads, and leaves the calibration that plans use alone.
+Ceiling measure(const Session& session, const RunFlags& run, const kernels::Kernels& k) {
+  ThreadPool pool(run.threads != 0 ? run.threads : available_threads());
+  const scheduler::Machine machine =
+      calibrate({.read_file = session.largest_file(), .again = true}, k, pool);
+  Ceiling ceiling{.read_bytes_per_s = machine.memory_read_bytes_per_s};
+  ceiling.disk_bytes_per_s = machine.rate({Tier::kDisk, Tier::kHost})->bytes_per_s;
+  if (!run.disk_rate.empty()) {
+    const auto most = static_cast<double>(parse_size(run.disk_rate, "--disk-rate"));
+    ceiling.disk_bytes_per_s = std::min(ceiling.disk_bytes_per_s, most);
+  }
+  return ceiling;
 }
 
 // Tokens a second that no plan for this workload and budget could pass.
@@ -135,7 +140,6 @@ void run_bench(const Flags& flags, const Common& common) {
   Generator::check(folder.config, requests);
   const kernels::Kernels& k = kernels::kernels_for(flags.run.isa);
   std::vector<Repeat> repeats(flags.repeats);
-  repeats[0].ceiling = measure(flags, k);
   ProgressBar bar(common);
   Session session(std::move(folder), 0, session_options(flags.run, common, &bar),
                   Generator::demand(requests));
@@ -151,7 +155,7 @@ void run_bench(const Flags& flags, const Common& common) {
     const GeneratorTimings& t = generator.timings();
     if (t.prefill_s > 0) r.prefill = static_cast<double>(t.prompt_tokens) / t.prefill_s;
     if (t.decode_s > 0) r.decode = static_cast<double>(t.decode_tokens) / t.decode_s;
-    if (i > 1) r.ceiling = measure(flags, k);
+    r.ceiling = measure(session, flags.run, k);
     log(common, Level::kInfo,
         fmt::format("repeat {} of {}: prompt {:.1f}, decode {:.2f} tokens/s", i, flags.repeats,
                     r.prefill, r.decode));

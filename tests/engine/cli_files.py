@@ -339,6 +339,17 @@ class Traces(Case):
                 self.assertIn("disk->host", self.ok("profile", "report", path).text)
         self.assertEqual(files_under(self.folder), ["t.json", "t.json.gz"])
 
+    def test_bench_leaves_the_calibration_alone(self):
+        cache = self.folder / "cache"
+        env = {"XDG_CACHE_HOME": str(cache)}
+        self.ok("doctor", env=env)
+        machine = (cache / "headrace/machine.json").read_bytes()
+        out = self.ok("--json", "bench", "generate", MODEL, "-p", "8", "-n", "4", "-r", "2",
+                      "--disk-rate", "100MB", env=env).json
+        self.assertLessEqual(out["disk_read_Bps"], 100e6)
+        self.assertGreater(out["disk_read_Bps"], 0)
+        self.assertEqual((cache / "headrace/machine.json").read_bytes(), machine)
+
     def test_resident_counters(self):
         path = self.folder / "t.json"
         self.ok("generate", large(), *GENERATE, "--trace", path)
