@@ -137,6 +137,10 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
   return w;
 }
 
+Bytes memory_budget(const SessionOptions& options) {
+  return options.memory ? *options.memory : round_down(available_memory() / 5 * 4, kBlock);
+}
+
 Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
   // Per chunk: its layout, spec, extent, tasks with uses and edges in the plan, executor and
   // verifier state. Per word: the sampler's order and weight.
@@ -151,11 +155,10 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
   planned->layout = models::layout_of(config);
   planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
   planned->machine = machine_for(options, k, pool, in_place);
-  planned->budgets = {
-      .memory = options.memory ? *options.memory : round_down(available_memory() / 5 * 4, kBlock),
-      .device_memory = options.device_memory,
-      .kv_memory = options.kv_memory,
-      .disk_used = options.disk_used};
+  planned->budgets = {.memory = memory_budget(options),
+                      .device_memory = options.device_memory,
+                      .kv_memory = options.kv_memory,
+                      .disk_used = options.disk_used};
   if (options.disk_memory) {
     planned->budgets.scratch =
         *options.disk_memory - std::min(*options.disk_memory, options.disk_used);

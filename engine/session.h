@@ -85,6 +85,8 @@ inline constexpr Bytes kBytesPerChunk = 1024;   // see base_bytes()
 inline constexpr Bytes kIoBytes = 2 * kMiB;     // ring, tickets, queues
 Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary);
 
+Bytes memory_budget(const SessionOptions& options);  // --memory, or 80 % of what there is
+
 struct SessionTimings {
   double prepare_s = 0, load_s = 0;
 };

@@ -5,6 +5,7 @@
 #include "engine/cli/batch.h"
 #include "engine/cli/common.h"
 #include "engine/cli/outputs.h"
+#include "engine/cli/prompt_text.h"
 #include "engine/cli/sampling_flags.h"
 #include "engine/generation_config.h"
 #include "engine/generator.h"
@@ -36,10 +37,17 @@ void render_chats(const GenerateFlags& flags, const ModelFolder& folder,
   }
 }
 
-std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
-                                 const Tokenizer* tokenizer) {
+// What follows a prompt, where its length is all that is to be known of it.
+Demand demand_of(const GenerateFlags& flags) {
+  return {.max_tokens = {flags.sampling.max_tokens.value_or(SamplingParams{}.max_tokens)}};
+}
+
+std::vector<std::string> texts_of(const GenerateFlags& flags, const ModelFolder& folder,
+                                  const SessionOptions& options, Bytes memory) {
   std::vector<std::string> texts = flags.prompts;
-  if (!flags.file.empty()) texts.push_back(read_file(flags.file, 64 * kMiB));
+  if (!flags.file.empty()) {
+    texts.push_back(read_text(flags.file, folder, memory, demand_of(flags), options));
+  }
   if (texts.empty() && flags.ids.empty()) {
     if (::isatty(STDIN_FILENO) != 0) {
       throw Error(ErrorCode::kUsage,
@@ -48,6 +56,15 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
     }
     texts.push_back(read_stdin());
   }
+  return texts;
+}
+
+// `memory`: of the process besides what is planned by name; what reading the requests takes is
+// added to it.
+std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
+                                 const Tokenizer* tokenizer, const SessionOptions& options,
+                                 Bytes& memory) {
+  std::vector<std::string> texts = texts_of(flags, folder, options, memory);
   if (!texts.empty() && tokenizer == nullptr) {
     throw Error(
         ErrorCode::kUsage,
@@ -65,6 +82,9 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
   const std::vector<int32_t> stops = end_ids(folder);
   // What a template makes has every special token already.
   if (flags.chat) render_chats(flags, folder, texts);
+  const Bytes encoding = encoding_memory(texts);
+  check_encoding(folder, memory, encoding, demand_of(flags), options);
+  memory += encoding;
   for (const std::string& text : texts) {
     requests.push_back({tokenizer->encode(text, {.add_special = !flags.chat}), params, stops});
   }
@@ -133,15 +153,14 @@ void note_lengths(const std::vector<Request>& requests, const GenerateFlags& fla
 
 void run_generate(const GenerateFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
-  const Bytes tokenizer_bytes = tokenizer_memory(folder.path);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
-  std::vector<Request> requests = requests_of(flags, folder, tokenizer.get());
-  Generator::check(folder.config, requests);
   ProgressBar bar(common);
   SessionOptions options = session_options(flags.run, common, &bar);
   options.max_sequences = flags.max_sequences;
-  Session session(std::move(folder), tokenizer_bytes, std::move(options),
-                  Generator::demand(requests));
+  Bytes memory = tokenizer_memory(folder.path);
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
+  std::vector<Request> requests = requests_of(flags, folder, tokenizer.get(), options, memory);
+  Generator::check(folder.config, requests);
+  Session session(std::move(folder), memory, std::move(options), Generator::demand(requests));
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "engine/cli/common.h"
+#include "engine/cli/prompt_text.h"
 #include "engine/generator.h"
 #include "engine/report.h"
 
@@ -10,7 +11,8 @@ namespace headrace::engine::cli {
 namespace {
 
 struct LogitsFlags {
-  std::string model, ids, file, output;
+  std::string model, output;
+  SequenceFlags text;
   RunFlags run;
 };
 
@@ -27,27 +29,18 @@ std::string npy_header(uint64_t rows, uint64_t columns) {
 
 void run_logits(const LogitsFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
-  const Bytes tokenizer_bytes = tokenizer_memory(folder.path);
+  ProgressBar bar(common);
+  SessionOptions options = session_options(flags.run, common, &bar);
+  Sequence text = read_sequence(flags.text, folder, options);
   std::vector<Request> requests(1);
-  if (!flags.ids.empty()) {
-    requests[0].prompt = parse_ids(flags.ids);
-  } else {
-    const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
-    if (tokenizer == nullptr) {
-      throw Error(ErrorCode::kUsage, fmt::format("{}: no tokenizer.json; give --ids", folder.path))
-          .at_path(folder.path);
-    }
-    requests[0].prompt = tokenizer->encode(read_file(flags.file, 64 * kMiB));
-  }
+  requests[0].prompt = std::move(text.ids);
   requests[0].sampling.max_tokens = 0;
   Generator::check(folder.config, requests);
   const std::vector<int32_t>& ids = requests[0].prompt;
   Demand demand = Generator::demand(requests);
   demand.all_logits = true;
   OutputFile file(flags.output, "-o");  // first: hours later is no time to learn of a wrong path
-  ProgressBar bar(common);
-  Session session(std::move(folder), tokenizer_bytes, session_options(flags.run, common, &bar),
-                  demand);
+  Session session(std::move(folder), text.memory, std::move(options), demand);
   bar.finish();
   note_device(flags.run, common);
   const std::string header = npy_header(ids.size(), session.folder().config.vocab_size);
@@ -80,21 +73,13 @@ Command add_logits(CLI::App& app, Common& common) {
   auto flags = std::make_shared<LogitsFlags>();
   CLI::App* c = app.add_subcommand("logits", "float32 logits of every position, as a NumPy file");
   c->add_option("MODEL", flags->model, "a Hugging Face folder")->required();
-  CLI::Option* ids = c->add_option("--ids", flags->ids, "token ids: 1,2,3");
-  CLI::Option* file = c->add_option("-f,--file", flags->file, "text file");
-  ids->excludes(file);
+  add_sequence_flags(*c, flags->text);
   c->add_option("-o,--output", flags->output, "the .npy file to write: [tokens, vocab]")
       ->required();
   add_run_flags(*c, flags->run);
   add_plan_flag(*c, flags->run);
   add_trace_flag(*c, flags->run);
-  return {
-      c, [flags, &common] {
-        if (flags->ids.empty() && flags->file.empty()) {
-          throw Error(ErrorCode::kUsage, "prompt: none given; give --ids or -f").at_field("--ids");
-        }
-        run_logits(*flags, common);
-      }};
+  return {c, [flags, &common] { run_logits(*flags, common); }};
 }
 
 }  // namespace headrace::engine::cli

@@ -1,10 +1,11 @@
 """What runs give: tokens, text, JSON, logits and plans, the same whatever the budget and switches."""
 import array
 import json
+import os
 import subprocess
 
 from cli_support import (GOLDEN, MIB, Case, Watch, environment, experts, files_under, large,
-                         read_npy, run, snapshot)
+                         read_npy, run, snapshot, start)
 import cli_support
 
 MODEL = GOLDEN / "llama-float32"
@@ -342,6 +343,28 @@ class Numbers(Case):
         self.assertEqual(path.read_bytes(), free)
         piped = self.ok("logits", large(), "--ids", ids, "-o", "/dev/stdout", "--quiet")
         self.assertEqual(piped.out, free)
+
+
+    def test_encoding_a_text_is_planned(self):
+        short, text = self.folder / "short", self.folder / "text"
+        short.write_text("word")
+        text.write_text("one word and another " * 20)
+        for command in (("generate", large(), "-n", "1"), ("perplexity", large()),
+                        ("logits", large(), "-o", self.folder / "x.npy")):
+            base = [self.run_json(*command, "-f", f)["plan"]["memory"]["base"]
+                    for f in (short, text)]
+            self.assertGreaterEqual(base[1] - base[0], 20 * 21 * 28 - 4096)
+
+    def test_a_text_too_large_to_encode_is_refused_within_the_budget(self):
+        text = self.folder / "text"
+        text.write_text("words of a text " * 1_000_000)
+        for command in (("generate", large(), "-n", "1"), ("perplexity", large()),
+                        ("logits", large(), "-o", self.folder / "x.npy")):
+            command += ("-f", text, "--memory", 150 * MIB)
+            error = self.refused(3, *command, names=["memory"])
+            self.assertGreater(error["required_bytes"], 16_000_000 * 28)
+            _, _, usage = os.wait4(start(*command).pid, 0)
+            self.assertLess(usage.ru_maxrss * 1024, 150 * MIB)
 
 
 class SameTokens(Checks):
