@@ -52,11 +52,8 @@ class Reader {
     const json::value* run = other.if_contains("run");
     if (run == nullptr || !run->is_object()) return;
     report_.run = run->as_object();
-    const json::value* layers = report_.run.if_contains("object_layers");
-    if (layers == nullptr || !layers->is_array()) return;
-    for (const json::value& v : layers->as_array()) {
-      layers_.push_back(v.is_int64() ? v.as_int64() : v.is_uint64() ? int64_t(v.as_uint64()) : -1);
-    }
+    layers_ = layers_of("object_layers");
+    kv_layers_ = layers_of("kv_layers");
   }
 
   void event(const json::object& e) {
@@ -110,6 +107,16 @@ class Reader {
   }
 
  private:
+  std::vector<int64_t> layers_of(const char* list) const {
+    std::vector<int64_t> out;
+    const json::value* layers = report_.run.if_contains(list);
+    if (layers == nullptr || !layers->is_array()) return out;
+    for (const json::value& v : layers->as_array()) {
+      out.push_back(v.is_int64() ? v.as_int64() : v.is_uint64() ? int64_t(v.as_uint64()) : -1);
+    }
+    return out;
+  }
+
   // Spans of a kind that lie closer together than a ten-thousandth of what was seen are one.
   void add_span(TraceReport::Lane& lane, TraceReport::Span span) {
     const double close = (last_ - first_) * 1e-4;
@@ -145,8 +152,9 @@ class Reader {
     row.busy_s += seconds;
     ++row.operations;
     const auto object = static_cast<size_t>(number_of(args, "object"));
-    if (args.contains("object") && object < layers_.size()) {
-      row_of(layers_[object], edge, kind).bytes += bytes;
+    const std::vector<int64_t>& layers = kind == name_of(Kind::kKv) ? kv_layers_ : layers_;
+    if (args.contains("object") && object < layers.size()) {
+      row_of(layers[object], edge, kind).bytes += bytes;
     }
   }
 
@@ -170,7 +178,8 @@ class Reader {
 
   TraceReport report_;
   std::map<int64_t, TraceReport::Lane> lanes_;
-  std::vector<int64_t> layers_;  // by object
+  std::vector<int64_t> layers_;     // by object
+  std::vector<int64_t> kv_layers_;  // by array of the scratch file
   double first_ = 1e30, last_ = 0;
 };
 

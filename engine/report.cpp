@@ -6,6 +6,7 @@
 
 #include "engine/limits.h"
 #include "scheduler/fill.h"
+#include "scheduler/kv.h"
 
 namespace headrace::engine {
 
@@ -195,6 +196,15 @@ std::vector<int64_t> layers_of(const scheduler::Workload& workload) {
   return layers;
 }
 
+// The layer of every array of the scratch file.
+std::vector<int64_t> kv_layers_of(const scheduler::Plan& plan,
+                                  const scheduler::Workload& workload) {
+  std::vector<int64_t> layers;
+  const std::vector<SegmentId> segments = scheduler::kv_segments(workload);
+  for (uint32_t i : plan.kv.streamed) layers.push_back(workload.segments[segments[i]].layer);
+  return layers;
+}
+
 struct LayerRow {
   int64_t layer = -1;
   Edge edge;
@@ -231,6 +241,11 @@ std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int
     add(layer == kNone ? -1 : int64_t{layer}, {Tier::kDisk, plan.pools[hole.pool].tier},
         Kind::kWeights, session.replay().bytes(h));
   }
+  const std::vector<int64_t> kv_layers = kv_layers_of(plan, workload);
+  for (const scheduler::ByteRow& row : session.predicted()) {
+    if (row.kind != Kind::kKv) continue;
+    for (int64_t layer : kv_layers) add(layer, row.edge, row.kind, row.bytes / kv_layers.size());
+  }
   return rows;
 }
 
@@ -238,6 +253,7 @@ std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int
 
 json::object trace_json(Session& session) {
   const std::vector<int64_t> layers = layers_of(session.workload());
+  const std::vector<int64_t> kv_layers = kv_layers_of(session.plan(), session.workload());
   json::array by_layer;
   for (const LayerRow& row : predicted_by_layer(session, layers)) {
     by_layer.push_back(json::object{{"layer", row.layer},
@@ -250,7 +266,8 @@ json::object trace_json(Session& session) {
           {"plan", plan_json(session.plan(), session.planning_ms())},
           {"swap", swap_json(session)},
           {"layers", by_layer},
-          {"object_layers", json::array(layers.begin(), layers.end())}};
+          {"object_layers", json::array(layers.begin(), layers.end())},
+          {"kv_layers", json::array(kv_layers.begin(), kv_layers.end())}};
 }
 
 json::array planned_swap_json(const scheduler::Plan& plan, const scheduler::Workload& workload) {

@@ -318,6 +318,20 @@ class Traces(Case):
         self.assertEqual({k: v[1] for k, v in moved.items()}, {k: v[1] for k, v in counted.items()})
         return moved, resident
 
+    def test_keys_and_values_on_disk_belong_to_their_layers(self):
+        path = self.folder / "t.json"
+        command = ("generate", large(), "--ids", ",".join(["1"] * 70), "-n", "3", "--ignore-eos", "--kv-memory")
+        least = run(*command, "1", "--json").json["error"]["required_bytes"]
+        out = self.run_json("profile", "-o", path, "--", *command, least)
+        layers = range(out["plan"]["kv"]["layers"])
+        report = self.run_json("profile", "report", path)
+        for edge in ("disk->host", "host->disk"):
+            rows = [r for r in report["layers"] if r["kind"] == "kv" and r["edge"] == edge]
+            self.assertEqual(sorted(r["layer"] for r in rows), list(layers))
+            for row in rows:
+                self.assertGreater(row["bytes"], 0)
+                self.assertEqual(row["bytes"], row["predicted_bytes"])
+
     def test_profile(self):
         for name, model in (("t.json.gz", large()), ("t.json", experts())):
             path = self.folder / name
