@@ -65,14 +65,14 @@ def llama(a):
             batch.seq_id[i][0] = sequence
         if l.llama_decode(ctx, batch) != 0:
             sys.exit("llama_decode failed")
-        l.llama_get_logits_ith(ctx, len(rows) - 1)
+        if rows[-1][3]:
+            l.llama_get_logits_ith(ctx, len(rows) - 1)
         l.llama_batch_free(batch)
 
     def read_prompts():
-        for sequence in range(a.sequences):
-            for first in range(0, a.prompt, 512):
-                last = min(a.prompt, first + 512)
-                decode([(1 + p % 1000, p, sequence, p == a.prompt - 1) for p in range(first, last)])
+        rows = [(1 + p % 1000, p, sequence, p == a.prompt - 1) for sequence in range(a.sequences) for p in range(a.prompt)]
+        for first in range(0, len(rows), 512):
+            decode(rows[first:first + 512])
 
     if a.warm:
         read_prompts()
