@@ -25,6 +25,10 @@ constexpr int64_t kEnterRound = -1;
 // Tickets held at most by each lane's transfers. The pager has as many as all lanes and what a
 // hole fetches together.
 constexpr uint64_t kLaneTicketsMax = 1024;
+// Experts that are there are computed together until they have so many bytes, a millisecond or two:
+// between two groups transfers are started whose slots have come free.
+constexpr Bytes kBytesTogether = 64 * kMiB;
+constexpr size_t kTogether = 16;
 
 bool moves_kv(const Task& task) {
   return task.kind == TaskKind::kKvRead || task.kind == TaskKind::kKvWrite;
@@ -85,6 +89,7 @@ struct Executor::Impl {
   void forward(const Task& task, models::Activations& a, const models::Pass& pass);
   void embed(const Task& task, models::Activations& a, const models::Pass& pass);
   void experts(const Task& task, models::Activations& a, const models::Pass& pass);
+  Bytes add_expert(const Task& task, const Holes::Ready& ready);
   void trace_task(const char* name, uint64_t begin_ns);
 
   Parts p;
@@ -99,9 +104,10 @@ struct Executor::Impl {
   std::function<void(Bytes, Bytes)> progress;
   size_t oldest = 0;  // enter's tasks before it are finished, in list order
   Bytes enter_bytes = 0, enter_done = 0;
-  std::vector<const std::byte*> addresses;
-  std::vector<const char*> names;  // of segments, for the trace
-  int64_t round = 0;               // of the next or running pass
+  std::vector<const std::byte*> addresses;   // room for all that are handed to the decoder
+  std::vector<models::ExpertData> together;  // at a time
+  std::vector<const char*> names;            // of segments, for the trace
+  int64_t round = 0;                         // of the next or running pass
 };
 
 Executor::Impl::Impl(Parts parts)
@@ -111,7 +117,8 @@ Executor::Impl::Impl(Parts parts)
   for (const ObjectSpec& object : p.workload.objects) {
     chunks_max = std::max(chunks_max, object.chunks.size());
   }
-  addresses.reserve(chunks_max);
+  addresses.reserve(chunks_max * kTogether);
+  together.reserve(kTogether);
 
   for (uint32_t t = 0; t < plan.steady.tasks.size(); ++t) {
     const Task& task = plan.steady.tasks[t];
@@ -413,21 +420,34 @@ void Executor::Impl::embed(const Task& task, models::Activations& a, const model
 
 void Executor::Impl::experts(const Task& task, models::Activations& a, const models::Pass& pass) {
   holes.open(task);
-  while (const auto ready = holes.next()) {
+  while (auto ready = holes.next()) {
     const uint64_t begin = p.trace ? p.trace->now_ns() : 0;
-    const auto& [pick, chunks] = *ready;
-    const ObjectId object = p.workload.segments[task.segment].candidates[pick.candidate];
     addresses.clear();
-    for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
-      addresses.push_back(pick.slot.space == Space::kPool
-                              ? places.at(pick.slot, round) + places.chunk_offset(object, c)
-                              : places.resident(object, c));
-    }
-    p.decoder.expert(p.context, a, pass, task.segment, pick.candidate, addresses);
+    together.clear();
+    Bytes bytes = 0;
+    do {
+      bytes += add_expert(task, *ready);
+      if (together.size() == kTogether || bytes >= kBytesTogether) break;
+    } while ((ready = holes.next_there()));
+    p.decoder.experts(p.context, a, pass, task.segment, together);
     trace_task(names[task.segment], begin);
     start_transfers();
   }
   p.decoder.combine(p.context, a, pass, task.segment);
+}
+
+// Puts it with those that are computed together; its bytes.
+Bytes Executor::Impl::add_expert(const Task& task, const Holes::Ready& ready) {
+  const auto& [pick, chunks] = ready;
+  const ObjectId object = p.workload.segments[task.segment].candidates[pick.candidate];
+  const size_t first = addresses.size();
+  for (uint32_t c = chunks.begin; c < chunks.end; ++c) {
+    addresses.push_back(pick.slot.space == Space::kPool
+                            ? places.at(pick.slot, round) + places.chunk_offset(object, c)
+                            : places.resident(object, c));
+  }
+  together.push_back({pick.candidate, std::span(addresses).subspan(first)});
+  return p.workload.objects[object].bytes();
 }
 
 // ---- face

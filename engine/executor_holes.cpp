@@ -121,20 +121,43 @@ void Holes::open(const scheduler::Task& task) {
   if (p_.decisions) p_.decisions(task.hole, distinct_);
   scheduler::fill(p_.plan, p_.workload, *hole_, distinct_,
                   hole_->pool == kNone ? none_ : pools_[hole_->pool], filled_);
-  next_ = started_ = 0;
+  next_ = started_ = computed_ = 0;
   tickets_.clear();
   awaited_ = wanted_ = 0;
   start_fetches();
 }
 
 std::optional<Holes::Ready> Holes::next() {
-  if (next_ == filled_.picks.size()) return std::nullopt;
+  computed_ = next_;  // with all that were handed out
   start_fetches();
+  if (next_ == filled_.picks.size()) return std::nullopt;
+  return hand_out();
+}
+
+std::optional<Holes::Ready> Holes::next_there() {
+  if (next_ == filled_.picks.size() || !is_there(next_)) return std::nullopt;
+  return hand_out();
+}
+
+Holes::Ready Holes::hand_out() {
   const Ready ready{filled_.picks[next_], chunks_of(filled_.picks[next_])};
   ++next_;
-  const bool staged = hole_->pool != kNone && p_.plan.pools[hole_->pool].staging != kNone;
-  if (ready.pick.fetch && !staged) await_first(wanted_ += ready.chunks.size());
+  if (ready.pick.fetch && !is_staged()) await_first(wanted_ += ready.chunks.size());
   return ready;
+}
+
+bool Holes::is_staged() const {
+  return hole_->pool != kNone && p_.plan.pools[hole_->pool].staging != kNone;
+}
+
+bool Holes::is_there(size_t pick) {
+  if (!filled_.picks[pick].fetch) return true;
+  if (pick >= started_) return false;
+  if (is_staged()) return true;
+  for (size_t t = awaited_; t < wanted_ + chunks_of(filled_.picks[pick]).size(); ++t) {
+    if (!p_.pager.done(tickets_[t])) return false;
+  }
+  return true;
 }
 
 ObjectId Holes::object_of(const Pick& pick) const {
@@ -148,12 +171,12 @@ Range Holes::chunks_of(const Pick& pick) const {
 }
 
 // A fetch starts once its slot's last candidate in this pass, if any, has been computed with: all
-// that were handed out are, when the next one is asked for.
+// that were handed out are, when next() is called.
 void Holes::start_fetches() {
   for (; started_ < filled_.picks.size(); ++started_) {
     const Pick& pick = filled_.picks[started_];
     if (!pick.fetch) continue;
-    if (pick.after != kNone && pick.after >= next_) return;
+    if (pick.after != kNone && pick.after >= computed_) return;
     fetch(pick);
   }
 }

@@ -44,11 +44,16 @@ class Holes {
     Range chunks;  // of its object
   };
   // Decides about choices() and starts to fetch. next() hands out one candidate after the other,
-  // until nullopt; a Ready is valid until the call after it.
+  // until nullopt, waiting for each; next_there() hands one out, until nullopt, that need not be
+  // waited for. A Ready is valid until the call of next() after it.
   void open(const scheduler::Task& task);
   std::optional<Ready> next();
+  std::optional<Ready> next_there();
 
  private:
+  bool is_staged() const;
+  bool is_there(size_t pick);
+  Ready hand_out();
   void start_fetches();
   void fetch(const scheduler::Pick& pick);
   void fetch_staged(const scheduler::Pool& pool, const swap::Transfer& transfer);
@@ -70,6 +75,7 @@ class Holes {
   const scheduler::Hole* hole_ = nullptr;
   const SegmentSpec* segment_ = nullptr;
   uint32_t next_ = 0, started_ = 0;    // picks handed out, and those whose fetches are started
+  uint32_t computed_ = 0;              // picks that were computed with
   std::vector<swap::Ticket> tickets_;  // of the fetches, in pick order
   size_t awaited_ = 0;                 // how many of those are free again
   size_t wanted_ = 0;                  // how many the picks so far need

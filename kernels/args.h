@@ -67,6 +67,13 @@ struct MatmulArgs {
   uint64_t y_stride;
 };
 
+// Several products as one loop: threads do not wait for each other between them, which matters
+// where one takes some tens of microseconds. None reads what another writes.
+struct MatmulEachArgs {
+  const MatmulArgs* products;
+  uint32_t count;
+};
+
 struct RmsNormArgs {    // y = x / sqrt(mean(x^2) + eps) * weight
   const float* x;       // [M, K]
   const float* weight;  // [K]

@@ -20,6 +20,7 @@ struct Kernels {
   void (*widen)(const WidenArgs&);
   void (*narrow)(ThreadPool&, const NarrowArgs&);
   void (*matmul)(ThreadPool&, const MatmulArgs&);
+  void (*matmul_each)(ThreadPool&, const MatmulEachArgs&);
   void (*rms_norm)(ThreadPool&, const RmsNormArgs&);
   void (*layer_norm)(ThreadPool&, const LayerNormArgs&);
   void (*add)(ThreadPool&, const AddArgs&);

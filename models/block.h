@@ -9,28 +9,30 @@
 
 namespace headrace::models {
 
-// M rows, O output rows, E experts, R experts per token. Every buffer is dense. A narrowed buffer
-// is the bfloat16 input of a product and exists only where the weights are bfloat16.
+// M rows, O output rows, E experts, R experts per token, C rows of several experts together (M
+// without experts). Every buffer is dense. A narrowed buffer is the bfloat16 input of a product and
+// exists only where the weights are bfloat16.
 struct Activations {
   uint32_t rows_max = 0, outputs_max = 0;
+  uint64_t chosen_max = 0;     // C
   float* x = nullptr;          // [M, hidden] the residual stream
   float* h = nullptr;          // [M, hidden] normed input of a block, then the block's output
   float* q = nullptr;          // [M, heads, head_dim]
   float* k = nullptr;          // [M, kv_heads, head_dim]
   float* v = nullptr;          // [M, kv_heads, head_dim]
   float* mixed = nullptr;      // [M, heads, head_dim] what attention gathered
-  float* gate = nullptr;       // [M, intermediate], then activation(gate) * up
-  float* up = nullptr;         // [M, intermediate]; null: the feed-forward is not gated
+  float* gate = nullptr;       // [C, intermediate], then activation(gate) * up
+  float* up = nullptr;         // [C, intermediate]; null: the feed-forward is not gated
   float* held = nullptr;       // [M, hidden] parallel: what attention adds, until both halves ran
-  uint16_t* narrow = nullptr;  // [M, even(the widest input of a product)]
+  uint16_t* narrow = nullptr;  // [C, even(the widest input of a product)]
 
   float* router_logits = nullptr;   // [M, E]
   uint32_t* expert = nullptr;       // [M, R] in rank order
   float* expert_weight = nullptr;   // [M, R]
   float* part = nullptr;            // [M, R, hidden] experts' outputs
-  uint32_t* chosen_row = nullptr;   // [M] rows that chose the expert at hand
-  uint32_t* chosen_slot = nullptr;  // [M] their place in `part`: row * R + rank
-  float* gathered = nullptr;        // [M, hidden] their inputs, then their outputs
+  uint32_t* chosen_row = nullptr;   // [C] rows that chose the experts at hand
+  uint32_t* chosen_slot = nullptr;  // [C] their place in `part`: row * R + rank
+  float* gathered = nullptr;        // [C, hidden] their inputs, then their outputs
   float* shared = nullptr;          // [M, hidden] what the shared expert computed
   float* shared_gate = nullptr;     // [M] its weight before the sigmoid
 
@@ -111,12 +113,32 @@ void look_up(const Call& call, const ObjectLayout& embedding, uint32_t chunk,
 Product head_product(const Call& call);
 // moe.cpp
 void choose_experts(const Call& call);
-void run_expert(const Call& call, const ObjectLayout& object, uint32_t expert,
-                std::span<const std::byte* const> data);
+struct Experts {
+  const WeightLayout& layout;
+  const std::vector<ObjectId>& objects;  // of the layer, by expert
+  std::span<const ExpertData> wanted;
+  const ObjectLayout& object(const ExpertData& e) const {
+    return layout.objects[objects[e.expert]];
+  }
+};
+// Takes as many of those wanted as find room together, from the front, at least one; how many.
+size_t run_experts(const Call& call, const Experts& experts);
 void combine_experts(const Call& call);
 // model.cpp
-void multiply(const Call& call, const ObjectLayout& object, const Piece& piece,
-              const std::byte* chunk, const Product& product);
+// Products of the rows at hand with pieces of matrices, none of which reads what another writes:
+// one loop for as many as there is room for. Nothing is computed before run().
+class Products {
+ public:
+  explicit Products(const Call& call) : call_(call) {}
+  void add(const ObjectLayout& object, const Piece& piece, const std::byte* chunk,
+           const Product& product);
+  void run();
+
+ private:
+  const Call& call_;
+  std::array<kernels::MatmulArgs, 64> products_;
+  uint32_t count_ = 0;
+};
 // What a product reads: `in` itself, or its bfloat16 copy in `narrow` where the weights are.
 const void* input_of(const Call& call, const float* in, const uint16_t* narrow);
 void narrow_input(const Call& call, const float* in, uint64_t rows, uint64_t k, uint16_t* narrow);

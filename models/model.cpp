@@ -98,26 +98,30 @@ class Carver {
     const uint64_t ffn =
         std::max({config.intermediate_size, config.expert_size, config.shared_size});
     const bool narrows = config.dtype == DType::kBF16;
+    // One row's experts run together; several rows' as far as this goes.
+    const uint64_t more = config.experts != 0 ? 2 * config.experts_per_token : 0;
+    const uint64_t chosen = rows_ + more;
     Activations& a = buffers_;
+    a.chosen_max = chosen;
     take(a.x, rows_, hidden);
     take(a.h, rows_, hidden);
     take(a.q, rows_, q);
     take(a.k, rows_, kv);
     take(a.v, rows_, kv);
     take(a.mixed, rows_, q);
-    take(a.gate, rows_, ffn);
-    if (config.block.gated) take(a.up, rows_, ffn);
+    take(a.gate, chosen, ffn);
+    if (config.block.gated) take(a.up, chosen, ffn);
     if (config.block.parallel) take(a.held, rows_, hidden);
-    if (narrows) take(a.narrow, rows_, even(std::max({hidden, q, ffn})));
+    if (narrows) take(a.narrow, chosen, even(std::max({hidden, q, ffn})));
     if (config.experts != 0) {
       const uint64_t ranks = config.experts_per_token;
       take(a.router_logits, rows_, config.experts);
       take(a.expert, rows_, ranks);
       take(a.expert_weight, rows_, ranks);
       take(a.part, rows_, ranks * hidden);
-      take(a.chosen_row, rows_, 1);
-      take(a.chosen_slot, rows_, 1);
-      take(a.gathered, rows_, hidden);
+      take(a.chosen_row, chosen, 1);
+      take(a.chosen_slot, chosen, 1);
+      take(a.gathered, chosen, hidden);
       if (config.shared_size != 0) {
         take(a.shared, rows_, hidden);
         take(a.shared_gate, rows_, 1);
@@ -165,18 +169,24 @@ float embedding_scale_of(const ModelConfig& config) {
 
 }  // namespace
 
-void multiply(const Call& call, const ObjectLayout& object, const Piece& piece,
-              const std::byte* chunk, const Product& product) {
+void Products::add(const ObjectLayout& object, const Piece& piece, const std::byte* chunk,
+                   const Product& product) {
   if (product.m == 0) return;
+  if (count_ == products_.size()) run();
   const Part& part = object.parts[piece.part];
-  call.c.k.matmul(call.c.pool, {.x = product.x,
-                                .w = chunk + piece.offset,
-                                .w_type = part.dtype,
-                                .m = product.m,
-                                .k = part.k,
-                                .n = piece.row_end - piece.row_begin,
-                                .y = product.y[piece.part] + piece.row_begin,  // [m, part.rows]
-                                .y_stride = part.rows});
+  products_[count_++] = {.x = product.x,
+                         .w = chunk + piece.offset,
+                         .w_type = part.dtype,
+                         .m = product.m,
+                         .k = part.k,
+                         .n = piece.row_end - piece.row_begin,
+                         .y = product.y[piece.part] + piece.row_begin,  // [m, part.rows]
+                         .y_stride = part.rows};
+}
+
+void Products::run() {
+  call_.c.k.matmul_each(call_.c.pool, {products_.data(), count_});
+  count_ = 0;
 }
 
 const void* input_of(const Call& call, const float* in, const uint16_t* narrow) {
@@ -316,11 +326,13 @@ void Decoder::forward(Context& c, Activations& a, const Pass& pass, SegmentId se
   const Call call{c, a, pass, config_, *tables_, spec.layer};
   const Product product = product_for(call, layer, object);
   if (first == 0) product.begin(call);
+  Products products(call);
   for (uint32_t i = first; i < end; ++i) {
     for (const Piece& piece : weights.chunks[i].pieces) {
-      multiply(call, weights, piece, data[i - first], product);
+      products.add(weights, piece, data[i - first], product);
     }
   }
+  products.run();
   if (end == weights.chunks.size() && product.end != nullptr) product.end(call);
   a.object = object;
   a.next_chunk = end;
@@ -335,13 +347,14 @@ std::span<const uint32_t> Decoder::route(Context& c, Activations& a, const Pass&
   return {a.expert, call.rows() * config_.experts_per_token};
 }
 
-void Decoder::expert(Context& c, Activations& a, const Pass& pass, SegmentId segment,
-                     uint32_t expert, std::span<const std::byte* const> data) const {
+void Decoder::experts(Context& c, Activations& a, const Pass& pass, SegmentId segment,
+                      std::span<const ExpertData> experts) const {
   const SegmentSpec& spec = segments_[segment];
-  HEADRACE_ASSERT(spec.kind == SegmentKind::kExperts && expert < config_.experts, spec.name);
-  const ObjectLayout& weights = layout_.objects[spec.candidates[expert]];
-  HEADRACE_ASSERT(data.size() == weights.chunks.size(), weights.name);
-  run_expert({c, a, pass, config_, *tables_, spec.layer}, weights, expert, data);
+  HEADRACE_ASSERT(spec.kind == SegmentKind::kExperts, spec.name);
+  const Call call{c, a, pass, config_, *tables_, spec.layer};
+  for (size_t begin = 0; begin < experts.size();) {
+    begin += run_experts(call, {layout_, spec.candidates, experts.subspan(begin)});
+  }
 }
 
 void Decoder::combine(Context& c, Activations& a, const Pass& pass, SegmentId segment) const {

@@ -1,7 +1,7 @@
 // A decoder as straight-line calls into the kernel table: what is computed, in terms of segments
 // and chunks, and never when, or from where the weights came. All mutable state is passed in.
 //
-// Protocol of a pass:  begin  embed*  ( forward+ | route expert* combine )*  per segment in order,
+// Protocol of a pass:  begin  embed*  ( forward+ | route experts* combine )*  per segment in order,
 // where forward is called for every chunk of every object of the segment, in order, in runs of any
 // length. The bits of the result do not depend on the lengths of the runs, nor on which rows share
 // the pass.
@@ -38,6 +38,11 @@ struct Pass {                                      // one batch of rows; M rows,
   std::span<const uint32_t> lengths;
   std::span<const uint32_t> output_rows;  // rows whose logits are wanted, ascending
   float* logits = nullptr;                // [output_rows, V]
+};
+
+struct ExpertData {
+  uint32_t expert = 0;
+  std::span<const std::byte* const> chunks;  // an address each
 };
 
 // Buffers of a pass, carved once out of memory that the caller planned for. Contents are the
@@ -80,10 +85,10 @@ class Decoder {
   // Runs the router of a kRoute segment; experts of each row in rank order, [M, experts_per_token].
   std::span<const uint32_t> route(Context& c, Activations& a, const Pass& pass,
                                   SegmentId segment) const;
-  // One expert's contribution to every row that chose it; its chunks' addresses. Any order of
-  // experts.
-  void expert(Context& c, Activations& a, const Pass& pass, SegmentId segment, uint32_t expert,
-              std::span<const std::byte* const> data) const;
+  // What these experts contribute to the rows that chose them. A pass calls it with any of them,
+  // any number at a time, each once; together is faster than one by one.
+  void experts(Context& c, Activations& a, const Pass& pass, SegmentId segment,
+               std::span<const ExpertData> experts) const;
   void combine(Context& c, Activations& a, const Pass& pass, SegmentId segment) const;
 
  private:

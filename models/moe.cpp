@@ -1,5 +1,7 @@
 // Mixture of experts: the router chooses, each chosen expert computes its rows, and the parts are
 // added in rank order, so that the order in which experts arrive leaves no trace in the bits.
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "core/error.h"
@@ -11,14 +13,15 @@ namespace {
 
 enum ExpertPart : uint32_t { kGate, kUp, kDown };  // in the order of weights.cpp
 
-// Lists the rows that chose `expert` and where each one's part belongs.
-uint64_t list_rows(const Call& call, uint32_t expert) {
+// Lists the rows that chose `expert`, and where each one's part belongs, from `begin` on; how many.
+uint64_t list_rows(const Call& call, uint32_t expert, uint64_t begin) {
   const uint64_t ranks = call.config.experts_per_token;
   uint64_t count = 0;
   for (uint64_t slot = 0; slot < call.rows() * ranks; ++slot) {
     if (call.a.expert[slot] != expert) continue;
-    call.a.chosen_row[count] = static_cast<uint32_t>(slot / ranks);
-    call.a.chosen_slot[count] = static_cast<uint32_t>(slot);
+    if (begin + count == call.a.chosen_max) return count + 1;  // no room for all
+    call.a.chosen_row[begin + count] = static_cast<uint32_t>(slot / ranks);
+    call.a.chosen_slot[begin + count] = static_cast<uint32_t>(slot);
     ++count;
   }
   return count;
@@ -52,11 +55,61 @@ void choose_experts(const Call& call) {
                        .renormalise = g.renormalise_routing});
 }
 
-void run_expert(const Call& call, const ObjectLayout& object, uint32_t expert,
-                std::span<const std::byte* const> data) {
+namespace {
+
+constexpr size_t kTogether = 32;  // experts
+
+struct Group {
+  std::array<uint64_t, kTogether + 1> row{};  // of each expert's first; the last is their number
+  size_t experts = 0;
+  uint64_t rows() const { return row[experts]; }
+};
+
+Group choose_group(const Call& call, const Experts& experts) {
+  Group group;
+  while (group.experts < std::min(kTogether, experts.wanted.size())) {
+    const uint64_t begin = group.rows();
+    const uint64_t rows = list_rows(call, experts.wanted[group.experts].expert, begin);
+    if (begin + rows > call.a.chosen_max) break;
+    group.row[++group.experts] = begin + rows;
+  }
+  return group;
+}
+
+// y = x * the parts of each expert for which `is_wanted`, for the rows that chose it.
+template <typename Wanted>
+void multiply_group(const Call& call, const Experts& experts, const Group& group,
+                    const Product& all, uint64_t k, const Wanted& is_wanted) {
+  const bool narrows = call.config.dtype == DType::kBF16;
+  const Bytes x_row = narrows ? (k + 1) / 2 * 2 * sizeof(uint16_t) : k * sizeof(float);
+  Products products(call);
+  for (size_t e = 0; e < group.experts; ++e) {
+    const ExpertData& expert = experts.wanted[e];
+    const ObjectLayout& object = experts.object(expert);
+    const uint64_t row = group.row[e];
+    Product product = all;
+    product.x = static_cast<const std::byte*>(all.x) + row * x_row;
+    product.m = group.row[e + 1] - row;
+    for (uint32_t part = 0; part < object.parts.size(); ++part) {
+      if (product.y[part] != nullptr) product.y[part] += row * object.parts[part].rows;
+    }
+    for (size_t i = 0; i < expert.chunks.size(); ++i) {
+      for (const Piece& piece : object.chunks[i].pieces) {
+        if (is_wanted(piece.part)) products.add(object, piece, expert.chunks[i], product);
+      }
+    }
+  }
+  products.run();
+}
+
+}  // namespace
+
+size_t run_experts(const Call& call, const Experts& experts) {
   const ModelConfig& g = call.config;
-  const uint64_t rows = list_rows(call, expert);
-  if (rows == 0) return;
+  const Group group = choose_group(call, experts);
+  HEADRACE_ASSERT(group.experts > 0, "room for the rows of one expert");
+  const uint64_t rows = group.rows();
+  if (rows == 0) return group.experts;
   call.c.k.gather_rows(call.c.pool, {.in = half_input(call),
                                      .index = call.a.chosen_row,
                                      .out = call.a.gathered,  // [rows, hidden]
@@ -64,27 +117,21 @@ void run_expert(const Call& call, const ObjectLayout& object, uint32_t expert,
                                      .k = g.hidden_size});
   narrow_input(call, call.a.gathered, rows, g.hidden_size, call.a.narrow);
   const Product in{.x = input_of(call, call.a.gathered, call.a.narrow),
-                   .m = rows,
                    .y = {call.a.gate, call.a.up}};
+  multiply_group(call, experts, group, in, g.hidden_size,
+                 [](uint32_t part) { return part != kDown; });
+  activate(call, rows, g.expert_size);
+  narrow_input(call, call.a.gate, rows, g.expert_size, call.a.narrow);
   // The outputs go over the inputs: gate and up are complete before the first row of down.
   const Product out{.x = input_of(call, call.a.gate, call.a.narrow),
-                    .m = rows,
                     .y = {nullptr, nullptr, call.a.gathered}};
-  bool activated = false;
-  for (uint32_t i = 0; i < data.size(); ++i) {
-    for (const Piece& piece : object.chunks[i].pieces) {
-      if (piece.part == kDown && !activated) {
-        activate(call, rows, g.expert_size);
-        narrow_input(call, call.a.gate, rows, g.expert_size, call.a.narrow);
-        activated = true;
-      }
-      multiply(call, object, piece, data[i], piece.part == kDown ? out : in);
-    }
-  }
+  multiply_group(call, experts, group, out, g.expert_size,
+                 [](uint32_t part) { return part == kDown; });
   for (uint64_t i = 0; i < rows; ++i) {
     std::memcpy(call.a.part + call.a.chosen_slot[i] * g.hidden_size,
                 call.a.gathered + i * g.hidden_size, g.hidden_size * sizeof(float));
   }
+  return group.experts;
 }
 
 void combine_experts(const Call& call) {

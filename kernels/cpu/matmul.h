@@ -99,43 +99,90 @@ inline void run_rows(const Tile& t, uint64_t panels, uint64_t rows) {
   run_panels<W, 1>(t, panels);
 }
 
+constexpr uint64_t kGroup = 4;         // panels that a thread takes at a time
+constexpr uint32_t kProductsMax = 64;  // of one loop
+
+inline uint64_t panels_of(const MatmulArgs& a) { return (a.n + kLanes - 1) / kLanes; }
+inline uint32_t groups_of(const MatmulArgs& a) {
+  return static_cast<uint32_t>((panels_of(a) + kGroup - 1) / kGroup);
+}
+
+// Panels [kGroup group, kGroup (group + 1)) of a product of few rows.
 template <class W>
-inline void multiply_few(ThreadPool& pool, const MatmulArgs& a) {
-  if (a.m == 0) return;
-  constexpr uint64_t kGroup = 4;  // panels that a thread takes at a time
-  const uint64_t panels = (a.n + kLanes - 1) / kLanes;
+inline void multiply_group(const MatmulArgs& a, uint32_t group) {
+  const uint64_t first = group * kGroup;
   const uint64_t steps = a.k / W::kColumns;
   const bool odd = a.k % W::kColumns != 0;
-  const Bytes x_bytes = (odd && W::kRowBytes == 4 ? steps + 1 : steps) * W::kRowBytes +
-                        (odd && W::kRowBytes == 8 ? 4 : 0);
   const Bytes panel_size = (steps + odd) * 64;
-  const auto body = [&](uint32_t i) {
-    const uint64_t first = i * kGroup;
-    const Tile t{.w = a.w + first * panel_size,
-                 .panel_bytes = panel_size,
-                 .x = static_cast<const std::byte*>(a.x),
-                 .x_bytes = x_bytes,
-                 .steps = steps,
-                 .odd_column = odd,
-                 .y = a.y + first * kLanes,
-                 .y_stride = a.y_stride,
-                 .columns = least(a.n - first * kLanes, kGroup * kLanes)};
-    run_rows<W>(t, least(kGroup, panels - first), a.m);
+  const Tile t{.w = a.w + first * panel_size,
+               .panel_bytes = panel_size,
+               .x = static_cast<const std::byte*>(a.x),
+               .x_bytes = (odd && W::kRowBytes == 4 ? steps + 1 : steps) * W::kRowBytes +
+                          (odd && W::kRowBytes == 8 ? 4 : 0),
+               .steps = steps,
+               .odd_column = odd,
+               .y = a.y + first * kLanes,
+               .y_stride = a.y_stride,
+               .columns = least(a.n - first * kLanes, kGroup * kLanes)};
+  run_rows<W>(t, least(kGroup, panels_of(a) - first), a.m);
+}
+
+// Products of few rows with weights of one type, at most kProductsMax of them, as one loop over the
+// groups of all.
+template <class W>
+inline void multiply_few(ThreadPool& pool, const MatmulArgs* products, uint32_t count) {
+  uint32_t first[kProductsMax + 1];  // group of each product; the last is their number
+  first[0] = 0;
+  uint64_t work = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    first[i + 1] = first[i] + (products[i].m == 0 ? 0 : groups_of(products[i]));
+    work += products[i].m * products[i].n * products[i].k;
+  }
+  const auto body = [&](uint32_t group) {
+    uint32_t low = 0, high = count;  // first[low] <= group < first[high]
+    while (high - low > 1) {
+      const uint32_t middle = (low + high) / 2;
+      (first[middle] <= group ? low : high) = middle;
+    }
+    multiply_group<W>(products[low], group - first[low]);
   };
-  const uint32_t groups = static_cast<uint32_t>((panels + kGroup - 1) / kGroup);
   constexpr uint64_t kWorth = 65536;  // products: a few microseconds
-  if (a.m * a.n * a.k < kWorth) {
-    for (uint32_t i = 0; i < groups; ++i) body(i);
+  if (work < kWorth) {
+    for (uint32_t group = 0; group < first[count]; ++group) body(group);
   } else {
-    pool.run(groups, body);
+    pool.run(first[count], body);
   }
 }
 
+inline bool is_few(const MatmulArgs& a) { return a.m <= kTileRows || a.k == 0; }
+
+inline void multiply_few(ThreadPool& pool, DType type, const MatmulArgs* products, uint32_t count) {
+  if (type == DType::kF32) return multiply_few<F32Weights>(pool, products, count);
+  if (type == DType::kBF16) return multiply_few<BF16Weights>(pool, products, count);
+  multiply_few<F16Weights>(pool, products, count);
+}
+
 void matmul(ThreadPool& pool, const MatmulArgs& a) {
-  if (a.m > kTileRows && a.k != 0) return multiply_many(pool, a);
-  if (a.w_type == DType::kF32) return multiply_few<F32Weights>(pool, a);
-  if (a.w_type == DType::kBF16) return multiply_few<BF16Weights>(pool, a);
-  multiply_few<F16Weights>(pool, a);
+  if (!is_few(a)) return multiply_many(pool, a);
+  multiply_few(pool, a.w_type, &a, 1);
+}
+
+void matmul_each(ThreadPool& pool, const MatmulEachArgs& a) {
+  for (uint32_t i = 0; i < a.count;) {
+    const MatmulArgs* const first = a.products + i;
+    if (!is_few(*first)) {
+      multiply_many(pool, *first);
+      ++i;
+      continue;
+    }
+    uint32_t count = 1;
+    while (i + count < a.count && count < kProductsMax && is_few(first[count]) &&
+           first[count].w_type == first->w_type) {
+      ++count;
+    }
+    multiply_few(pool, first->w_type, first, count);
+    i += count;
+  }
 }
 
 }  // namespace

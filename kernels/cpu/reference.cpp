@@ -94,6 +94,10 @@ void matmul(ThreadPool& pool, const MatmulArgs& a) {
   });
 }
 
+void matmul_each(ThreadPool& pool, const MatmulEachArgs& a) {
+  for (uint32_t i = 0; i < a.count; ++i) matmul(pool, a.products[i]);
+}
+
 void rms_norm(ThreadPool&, const RmsNormArgs& a) {
   for (uint64_t row = 0; row < a.rows; ++row) {
     const float* x = a.x + row * a.x_stride;
@@ -353,6 +357,7 @@ const Kernels& reference_table() {
       .widen = widen,
       .narrow = narrow,
       .matmul = matmul,
+      .matmul_each = matmul_each,
       .rms_norm = rms_norm,
       .layer_norm = layer_norm,
       .add = add,

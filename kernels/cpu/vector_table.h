@@ -17,6 +17,7 @@ constexpr Kernels kVectorTable{
     .widen = widen,
     .narrow = narrow,
     .matmul = matmul,
+    .matmul_each = matmul_each,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .add = add,

@@ -168,6 +168,59 @@ TEST(Matmul, BitsOfARowDependOnNothingElse) {
   }
 }
 
+// Any products beside each other, of many and of few rows, have the bits that each has alone.
+TEST(Matmul, BitsOfManyProductsTogetherAreThoseOfEach) {
+  Random random(test_seed(), 4);
+  for (int round = 0; round < test_count(30); ++round) {
+    std::vector<Case> list;
+    const uint64_t count = random.chance(0.2) ? random.between(60, 140) : random.between(0, 12);
+    const DType only = std::array{DType::kF32, DType::kBF16, DType::kF16}[round % 3];
+    for (uint64_t i = 0; i < count; ++i) {
+      Case c{.seed = test_seed(),
+             .type = random.chance(0.1) ? DType::kF32 : only,
+             .m = random.chance(0.1) ? random.between(0, 20) : random.between(1, 3),
+             .n = random.between(1, random.chance(0.2) ? 300 : 90),
+             .k = random.between(1, random.chance(0.2) ? 700 : 90),
+             .y_stride = 0,
+             .threads = static_cast<unsigned>(random.between(1, 3))};
+      c.y_stride = c.n + random.below(3);
+      list.push_back(c);
+    }
+    for (const Kernels* table : runnable_tables()) {
+      SCOPED_TRACE(testing::Message()
+                   << table->isa << " round " << round << " of seed " << test_seed());
+      std::vector<Problem> problems;
+      std::vector<std::vector<std::byte>> panels;
+      std::vector<std::vector<float>> alone, together;
+      std::vector<MatmulArgs> products;
+      for (const Case& c : list) {
+        problems.push_back(make(c, 9000 + problems.size()));
+        panels.push_back(packed(*table, problems.back().w));
+        alone.emplace_back((c.m + 1) * c.y_stride, kUntouched);
+        together.push_back(alone.back());
+      }
+      for (size_t i = 0; i < list.size(); ++i) {
+        const Case& c = list[i];
+        const Problem& p = problems[i];
+        run(*table, c, p, panels[i].data(), 0, c.m, 0, c.n, alone[i].data(), 1);
+        products.push_back(
+            {.x = c.type == DType::kBF16 ? static_cast<const void*>(p.x_bf.data()) : p.x.data(),
+             .w = panels[i].data(),
+             .w_type = c.type,
+             .m = c.m,
+             .k = c.k,
+             .n = c.n,
+             .y = together[i].data(),
+             .y_stride = c.y_stride});
+      }
+      table->matmul_each(pool_of(1 + round % 3), {products.data(), uint32_t(products.size())});
+      for (size_t i = 0; i < list.size(); ++i) {
+        ASSERT_TRUE(same_bits(together[i], alone[i])) << "product " << i << ": " << list[i];
+      }
+    }
+  }
+}
+
 TEST(Matmul, TakesNoRowsAndPropagatesNan) {
   Random random(test_seed(), 3);
   for (DType type : {DType::kF32, DType::kBF16, DType::kF16}) {

@@ -18,7 +18,8 @@ TEST(Table, ReferenceIsLastAndAlwaysRuns) {
 TEST(Table, EveryEntryIsFilled) {
   for (const Kernels* t : tables()) {
     SCOPED_TRACE(t->isa);
-    EXPECT_TRUE(t->pack_panels && t->unpack_row && t->widen && t->narrow && t->matmul);
+    EXPECT_TRUE(t->pack_panels && t->unpack_row && t->widen && t->narrow && t->matmul &&
+                t->matmul_each);
     EXPECT_TRUE(t->rms_norm && t->add && t->add_bias && t->activate && t->rope && t->kv_append);
     EXPECT_TRUE(t->attention && t->topk_route && t->gather_rows && t->combine);
   }

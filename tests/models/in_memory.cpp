@@ -351,12 +351,19 @@ void Runner::run_experts(Context& c, Activations& a, const Pass& pass, const Seg
   for (size_t i = order.size(); execution_.random != nullptr && i > 1; --i) {
     std::swap(order[i - 1], order[execution_.random->below(i)]);
   }
-  for (const uint32_t expert : order) {
-    std::vector<const std::byte*> data;
-    for (const AlignedBytes& chunk : model_.chunks[segment.candidates[expert]]) {
-      data.push_back(chunk.data());
+  std::vector<std::vector<const std::byte*>> chunks(order.size());
+  std::vector<ExpertData> experts;
+  for (size_t i = 0; i < order.size(); ++i) {
+    for (const AlignedBytes& chunk : model_.chunks[segment.candidates[order[i]]]) {
+      chunks[i].push_back(chunk.data());
     }
-    model_.decoder->expert(c, a, pass, segment.id, expert, data);
+    experts.push_back({order[i], chunks[i]});
+  }
+  for (size_t first = 0; first < experts.size();) {
+    const size_t left = experts.size() - first;
+    const size_t count = execution_.random ? execution_.random->between(1, left) : left;
+    model_.decoder->experts(c, a, pass, segment.id, std::span(experts).subspan(first, count));
+    first += count;
   }
   model_.decoder->combine(c, a, pass, segment.id);
 }
