@@ -15,6 +15,7 @@
 #include "engine/planning.h"
 #include "engine/report.h"
 #include "engine/store_wait.h"
+#include "scheduler/first_need.h"
 #include "scheduler/kv.h"
 
 namespace headrace::engine {
@@ -153,22 +154,7 @@ void Session::allocate_and_load(const Demand& demand) {
   const std::span<std::byte> kv = work_.span(activation_bytes, kv_bytes);
   kv_ = std::make_unique<KvCache>(kv, plan.kv.block_bytes, plan.kv_blocks, w.sequences, longest);
   if (scratch_) kv_moves_ = scheduler::KvMoves(plan.kv_blocks);
-  const Bytes in_flight = in_flight_of(planned_->machine);
-  std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
-  if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
-  if (const swap::Unpacking* form = store_->unpacking(); form != nullptr) {
-    arrivals_ = Arena(swap::unpacking_room(form->read_bytes_most(), in_flight));
-    buffers.push_back(arrivals_.span(0, arrivals_.size()));
-  }
-  pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
-                                      .bytes_in_flight = in_flight,
-                                      .disk_rate = options_.disk_rate,
-                                      .trace = trace_.get(),
-                                      .scratch = scratch_.get(),
-                                      .buffers = buffers,
-                                      .room = arrivals_.span(0, arrivals_.size()),
-                                      .note = options_.note});
-  if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
+  open_pager();
   replay_ = std::make_unique<Replay>(plan, w, read_usage(usage_path(), w));
   executor_ = std::make_unique<Executor>(
       Executor::Parts{.plan = plan,
@@ -193,6 +179,32 @@ void Session::allocate_and_load(const Demand& demand) {
     if (options_.progress) options_.progress("load", done, total);
     if (done == total) timings_.load_s = since(begin);
   });
+}
+
+// Arenas are backed while the first reads go on; the rest of the machine is as idle as it ever is.
+void Session::open_pager() {
+  const Bytes in_flight = in_flight_of(planned_->machine);
+  std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
+  if (host_.size() != 0) buffers.push_back(host_.span(0, host_.size()));
+  if (const swap::Unpacking* form = store_->unpacking(); form != nullptr) {
+    arrivals_ = Arena(swap::unpacking_room(form->read_bytes_most(), in_flight));
+    buffers.push_back(arrivals_.span(0, arrivals_.size()));
+  }
+  std::vector<std::span<std::byte>> needed{arrivals_.span(0, arrivals_.size())};
+  for (const scheduler::ArenaRange& range : scheduler::first_needed(planned_->plan, Tier::kHost)) {
+    needed.push_back(host_.span(range.offset, range.bytes));
+  }
+  prefault_ = std::make_unique<Prefault>(std::move(needed), pool_.threads());
+  pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
+                                      .bytes_in_flight = in_flight,
+                                      .disk_rate = options_.disk_rate,
+                                      .trace = trace_.get(),
+                                      .scratch = scratch_.get(),
+                                      .buffers = buffers,
+                                      .prefault = prefault_.get(),
+                                      .room = arrivals_.span(0, arrivals_.size()),
+                                      .note = options_.note});
+  if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
 }
 
 // The store's extents must be what the plan moves: chunk for chunk.

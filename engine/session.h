@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/arena.h"
+#include "core/prefault.h"
 #include "core/threads.h"
 #include "core/trace.h"
 #include "engine/executor.h"
@@ -126,6 +127,7 @@ class Session {
   void note_rebuilding(const char* why);
   void check_store() const;
   void allocate_and_load(const Demand& demand);
+  void open_pager();
   void trace_resident();
   void replay_kv(const models::Pass& pass);
   std::string usage_path() const;
@@ -141,6 +143,7 @@ class Session {
   SessionTimings timings_;
   std::unique_ptr<Trace> trace_;
   Arena device_, host_, work_, arrivals_;
+  std::unique_ptr<Prefault> prefault_;      // of the arenas
   std::unique_ptr<swap::Scratch> scratch_;  // null: nothing spills
   std::unique_ptr<swap::Pager> pager_;
   std::unique_ptr<models::Activations, void (*)(models::Activations*)> activations_{nullptr,

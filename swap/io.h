@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "core/clock.h"
+#include "core/prefault.h"
 #include "core/tier.h"
 
 namespace headrace::swap {
@@ -66,6 +67,9 @@ struct IoOptions {
   std::span<const std::span<std::byte>>
       buffers;           // memory that reads go to, registered where possible
   uint32_t threads = 4;  // of the blocking backend
+  // Given: what backs the buffers, which are registered by the first call after it is done, since
+  // registering would back them all at once and hold up every read meanwhile. Outlives the backend.
+  const Prefault* prefault = nullptr;
 };
 
 std::unique_ptr<IoBackend> open_uring(const IoFiles&,

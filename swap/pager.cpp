@@ -23,6 +23,7 @@
 #include "swap/prompt.h"
 #include "swap/reader.h"
 #include "swap/scratch_mover.h"
+#include "swap/tickets.h"
 #include "swap/unpacker.h"
 
 namespace headrace::swap {
@@ -34,14 +35,8 @@ constexpr uint16_t kWriteLane = 3;
 constexpr uint32_t kOperationsMax = 256;
 constexpr uint32_t kOperationsMin = 16;
 
-enum class State : uint8_t { kFree, kPending, kDone };
-
-struct Slot {
-  std::atomic<State> state{State::kFree};
-  Transfer transfer;
-  Extent extent;
-  ChunkResult result;  // written by the thread that finishes it, before `state` says so
-};
+using State = Tickets::State;
+using Slot = Tickets::Slot;
 
 uint32_t operations_for(const PagerOptions& options) {
   const Bytes requests = options.bytes_in_flight / std::max(options.request_bytes, kBlock);
@@ -61,7 +56,6 @@ class ThreadedPager final : public Pager {
         with_reader_(options.tickets_max),
         stalls_{.stall_ns = static_cast<uint64_t>(options.stall_note_s * 1e9),
                 .note = options.note} {
-    HEADRACE_ASSERT(options.tickets_max > 0);
     if (store.unpacking() != nullptr) unpacker_.emplace(store, options.room, options.tickets_max);
     if (options.scratch != nullptr) {
       const auto file = static_cast<uint32_t>(store.files().descriptors.size());
@@ -69,16 +63,12 @@ class ThreadedPager final : public Pager {
       mover_.emplace(*options.scratch, file, options.tickets_max, options.tickets_max);
     }
     taken_.reserve(options.tickets_max);
-    for (uint32_t i = options.tickets_max; i > 0; --i) free_.push_back(i - 1);
     try {
       owner_ = std::thread([this] { run_promptly(), own_disk(); });
     } catch (const std::system_error& error) {
       throw_no_thread(error);
     }
-    {
-      std::unique_lock lock(done_mutex_);
-      changed_.wait(lock, [&] { return opened_; });
-    }
+    opened_.wait(false);
     if (open_error_) {
       owner_.join();
       std::rethrow_exception(open_error_);
@@ -102,7 +92,7 @@ class ThreadedPager final : public Pager {
   }
 
   Ticket start(const Transfer& transfer) override {
-    const Ticket ticket = take_ticket();
+    const Ticket ticket = tickets_.take();
     Slot& slot = tickets_[ticket];
     HEADRACE_ASSERT(transfer.target != nullptr);
     slot.transfer = transfer;
@@ -127,45 +117,29 @@ class ThreadedPager final : public Pager {
     return ticket;
   }
 
-  bool done(Ticket ticket) const override {
-    HEADRACE_ASSERT(ticket < tickets_.size());
-    return tickets_[ticket].state.load(std::memory_order_acquire) == State::kDone;
-  }
+  bool done(Ticket ticket) const override { return tickets_.done(ticket); }
 
   void wait(Ticket ticket) override {
-    HEADRACE_ASSERT(ticket < tickets_.size());
-    Slot& slot = tickets_[ticket];
+    const Slot& slot = tickets_[ticket];
     HEADRACE_ASSERT(slot.state.load(std::memory_order_acquire) != State::kFree,
                     "a ticket is waited for once");
-    if (!done(ticket)) {
-      std::unique_lock lock(done_mutex_);
-      changed_.wait(lock, [&] { return done(ticket); });
-    }
+    tickets_.wait(ticket);
     const ChunkResult result = slot.result;
     const Transfer transfer = slot.transfer;
-    slot.state.store(State::kFree, std::memory_order_release);
-    {
-      const std::lock_guard lock(free_mutex_);
-      free_.push_back(ticket);
-    }
+    tickets_.give_back(ticket);
     if (result.fault == ReadFault::kNone) return;
     if (is_scratch(transfer)) mover_->throw_fault(result, transfer);
     throw_fault(store_, result, {transfer.object, transfer.chunk}, engine_failure_);
   }
 
-  uint64_t wait_change(uint64_t seen) override {
-    std::unique_lock lock(done_mutex_);
-    changed_.wait(lock, [&] { return finished_ != seen; });
-    return finished_;
-  }
-
-  uint64_t finished() const override {
-    const std::lock_guard lock(done_mutex_);
-    return finished_;
-  }
+  uint64_t wait_change(uint64_t seen) override { return tickets_.wait_change(seen); }
+  uint64_t finished() const override { return tickets_.finished(); }
 
   Ledger& ledger() override { return ledger_; }
-  IoCaps caps() const override { return caps_; }
+  IoCaps caps() const override {
+    const std::lock_guard lock(caps_mutex_);
+    return caps_;
+  }
 
   PagerCounters counters() const override {
     return {.started = started_.load(std::memory_order_relaxed),
@@ -203,22 +177,26 @@ class ThreadedPager final : public Pager {
     owner_.join();
   }
 
-  Ticket take_ticket() {
-    const std::lock_guard lock(free_mutex_);
-    HEADRACE_ASSERT(!free_.empty(), "more transfers under way than tickets_max");
-    const Ticket ticket = free_.back();
-    free_.pop_back();
-    return ticket;
-  }
-
   void open_backend() {
     if (backend_ == nullptr) {
       IoFiles files = store_.files();
       if (mover_) files.descriptors.push_back(options_.scratch->descriptor());
       backend_ = open_io(options_.engine, files,
-                         {.operations_max = operations_for(options_), .buffers = options_.buffers});
+                         {.operations_max = operations_for(options_),
+                          .buffers = options_.buffers,
+                          .prefault = options_.prefault});
     }
     caps_ = backend_->caps();
+    caps_may_change_ = options_.prefault != nullptr;
+  }
+
+  // What the backend could register only once its buffers were backed, and what it says of it.
+  void look_at_caps() {
+    const IoCaps caps = backend_->caps();
+    if (options_.note && caps.note != caps_.note) options_.note(caps.note);
+    const std::lock_guard lock(caps_mutex_);
+    caps_ = caps;
+    caps_may_change_ = false;
   }
 
   void own_disk() {
@@ -227,11 +205,8 @@ class ThreadedPager final : public Pager {
     } catch (...) {
       open_error_ = std::current_exception();
     }
-    {
-      const std::lock_guard lock(done_mutex_);
-      opened_ = true;
-      changed_.notify_all();
-    }
+    opened_ = true;
+    opened_.notify_all();
     if (open_error_) return;
     try {
       read_until_told();
@@ -263,7 +238,9 @@ class ThreadedPager final : public Pager {
     if (stop) reader.drop_queued(results);
     // Nothing under way: only a start, or the end, can change that.
     const uint64_t wait_ns = reader.idle() ? kForever : stalls_.stall_ns;
+    const bool backed = caps_may_change_ && options_.prefault->done();
     if (!stop || !reader.idle()) reader.turn(wait_ns, results);
+    if (backed) look_at_caps();
     {
       const std::lock_guard lock(disk_.mutex);
       disk_.waiting = false;
@@ -367,7 +344,7 @@ class ThreadedPager final : public Pager {
       const bool write = is_scratch_write(transfer);
       record(slot, write ? "write" : "read", write ? kWriteLane : kReadLane, result.begin_ns);
     }
-    finish(slot);
+    tickets_.finish(slot);
   }
 
   // What the transfer moves over its edge: of the disk's, what is read.
@@ -400,22 +377,13 @@ class ThreadedPager final : public Pager {
                             .end_ns = end_ns});
   }
 
-  void finish(Slot& slot) {
-    {
-      const std::lock_guard lock(done_mutex_);
-      slot.state.store(State::kDone, std::memory_order_release);
-      ++finished_;
-    }
-    changed_.notify_all();  // after the lock: who wakes need not wait for it
-  }
-
   // The backend itself broke: every reader is told, now and from here on. What the device still
   // holds is waited for when the backend is closed, before any buffer can go.
   void refuse_everything(const std::string& reason) {
     engine_failure_ = reason;
     const auto refuse = [&](Ticket ticket) {
       tickets_[ticket].result.fault = ReadFault::kDropped;
-      finish(tickets_[ticket]);
+      tickets_.finish(tickets_[ticket]);
     };
     for (Ticket ticket = 0; ticket < with_reader_.size(); ++ticket) {
       if (with_reader_[ticket]) refuse(ticket);
@@ -449,7 +417,7 @@ class ThreadedPager final : public Pager {
       const uint64_t begin_ns = steady_clock().now_ns();
       std::memcpy(slot.transfer.target, slot.transfer.source, slot.extent.bytes);
       record(slot, "copy", kCopyLane, begin_ns);
-      finish(slot);
+      tickets_.finish(slot);
       lock.lock();
     }
   }
@@ -459,21 +427,18 @@ class ThreadedPager final : public Pager {
   std::optional<ScratchMover> mover_;   // the owner's
   std::vector<Ticket> taken_;           // the owner's: to be handed over
   std::unique_ptr<IoBackend> backend_;  // made, used and drained on the owner thread
-  IoCaps caps_;
+  mutable std::mutex caps_mutex_;
+  IoCaps caps_;                   // the owner's to change
+  bool caps_may_change_ = false;  // the owner's
 
-  std::vector<Slot> tickets_;
-  std::mutex free_mutex_;
-  std::vector<Ticket> free_;
+  Tickets tickets_;
   Inbox disk_, copies_;
   std::vector<bool> with_reader_;  // the owner's: which tickets it has taken
   std::optional<Unpacker> unpacker_;
   StallWatch stalls_;  // the owner's
 
-  mutable std::mutex done_mutex_;  // guards the four below
-  std::condition_variable changed_;
-  uint64_t finished_ = 0;
-  bool opened_ = false;
-  std::exception_ptr open_error_;
+  std::atomic<bool> opened_{false};
+  std::exception_ptr open_error_;  // to be read once it is opened
 
   Ledger ledger_;
   uint64_t lane_free_ns_[4] = {};  // by trace lane: the end of what was recorded last

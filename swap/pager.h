@@ -51,6 +51,7 @@ struct PagerOptions {
   Trace* trace = nullptr;      // lanes 1 (disk read), 2 (copy) and 3 (disk write)
   Scratch* scratch = nullptr;  // outlives the pager, which is alone to use it
   std::span<const std::span<std::byte>> buffers;  // arenas that reads go to
+  const Prefault* prefault = nullptr;             // as in IoOptions; outlives the pager
   std::span<std::byte> room;  // where chunks arrive that a store unpacks: see unpacking_room()
   double stall_note_s = 10;   // a request that the disk has had for so long is told of, once
   std::function<void(const std::string&)> note;  // lines for the log, from the owner thread

@@ -49,7 +49,7 @@ std::string setup_diagnosis(int error) {
 class Uring final : public IoBackend {
  public:
   Uring(const IoFiles& files, const IoOptions& options)
-      : files_(files), operations_max_(options.operations_max) {
+      : files_(files), operations_max_(options.operations_max), prefault_(options.prefault) {
     HEADRACE_ASSERT(operations_max_ > 0);
     open_ring();
     wake_file_ = eventfd(0, EFD_CLOEXEC);
@@ -60,7 +60,8 @@ class Uring final : public IoBackend {
                                               std::strerror(error)));
     }
     register_files();
-    register_buffers(options.buffers);
+    cut_pieces(options.buffers);
+    if (prefault_ == nullptr) register_buffers();
   }
 
   ~Uring() override {
@@ -71,14 +72,14 @@ class Uring final : public IoBackend {
 
   IoCaps caps() const override {
     return {.name = "io_uring",
-            .registered_buffers = !pieces_.empty(),
+            .registered_buffers = buffers_registered_,
             .registered_files = files_registered_,
             .direct = files_.direct,
             .note = note_};
   }
 
   size_t submit(std::span<const IoOp> ops) override {
-    bind();
+    begin_call();
     size_t taken = 0;
     while (taken < ops.size() && in_flight_ < operations_max_) {
       io_uring_sqe* const entry = io_uring_get_sqe(&ring_);
@@ -93,7 +94,7 @@ class Uring final : public IoBackend {
   }
 
   void poll(size_t least, uint64_t timeout_ns, std::vector<IoCompletion>& out) override {
-    bind();
+    begin_call();
     const size_t before = out.size();
     const uint64_t begin = steady_clock().now_ns();
     const uint64_t limit = std::min(timeout_ns, kWaitMaxNs);
@@ -151,7 +152,7 @@ class Uring final : public IoBackend {
     if (result < 0) add_note(fmt::format("files are not registered: {}", std::strerror(-result)));
   }
 
-  void register_buffers(std::span<const std::span<std::byte>> buffers) {
+  void cut_pieces(std::span<const std::span<std::byte>> buffers) {
     for (std::span<std::byte> rest : buffers) {
       while (!rest.empty()) {
         const std::span<std::byte> piece = rest.first(std::min<size_t>(rest.size(), kPieceMax));
@@ -159,13 +160,17 @@ class Uring final : public IoBackend {
         rest = rest.subspan(piece.size());
       }
     }
-    if (pieces_.empty()) return;
     const auto by_address = [](const iovec& a, const iovec& b) { return a.iov_base < b.iov_base; };
     std::sort(pieces_.begin(), pieces_.end(), by_address);
+  }
+
+  void register_buffers() {
+    prefault_ = nullptr;
+    if (pieces_.empty()) return;
     const int result =
         io_uring_register_buffers(&ring_, pieces_.data(), static_cast<unsigned>(pieces_.size()));
-    if (result == 0) return;
-    pieces_.clear();
+    buffers_registered_ = result == 0;
+    if (buffers_registered_) return;
     add_note(fmt::format(
         "buffers are not registered: {}; reads take a little more processor time{}",
         std::strerror(-result),
@@ -177,8 +182,12 @@ class Uring final : public IoBackend {
     note_ += text;
   }
 
+  void begin_call() {
+    if (!bound_) bind();
+    if (prefault_ != nullptr && prefault_->done()) register_buffers();
+  }
+
   void bind() {
-    if (bound_) return;
     // The call itself: liburing 2.3 declares io_uring_enable_rings but does not export it.
     const long result =
         syscall(SYS_io_uring_register, ring_.ring_fd, IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
@@ -200,6 +209,7 @@ class Uring final : public IoBackend {
 
   // Index of the registered piece that holds all of [data, data + bytes), or -1.
   int piece_of(const std::byte* data, Bytes bytes) const {
+    if (!buffers_registered_) return -1;
     const auto after = std::upper_bound(
         pieces_.begin(), pieces_.end(), data,
         [](const std::byte* at, const iovec& piece) { return at < piece.iov_base; });
@@ -302,7 +312,9 @@ class Uring final : public IoBackend {
   const IoFiles files_;
   const uint32_t operations_max_;
   io_uring ring_{};
-  std::vector<iovec> pieces_;  // registered memory by address; empty: none is
+  const Prefault* prefault_;   // null: buffers need not be waited for any more
+  std::vector<iovec> pieces_;  // memory to register, by address
+  bool buffers_registered_ = false;
   bool files_registered_ = false;
   std::string note_;
   bool bound_ = false;

@@ -77,6 +77,36 @@ TEST(Io, CountedBytesAreTheSystemsBytes) {
   }
 }
 
+// Reads need not wait for the memory that they go to: buffers are registered once it is backed, and
+// caps() says so from then on.
+TEST(Io, BuffersAreRegisteredOnceTheyAreBacked) {
+  Random random(test::seed());
+  TempFolder folder;
+  ImageStore store(random, {.files = 2, .chunks_most = 8});
+  store.write_files(folder.path());
+  if (!uring_works(store.files())) GTEST_SKIP() << "needs io_uring";
+  const Arena arena(std::max<Bytes>(store.most(), 64 * kMiB));
+  const auto buffer = arena.span(0, arena.size());
+  std::vector<std::string> notes;
+  const Prefault prefault({buffer}, 2);
+  const auto pager = make_pager(store, {.engine = "io_uring",
+                                        .buffers = {&buffer, 1},
+                                        .prefault = &prefault,
+                                        .note = [&](const std::string& s) { notes.push_back(s); }});
+  const auto read = [&] {
+    const auto [object, chunk] = store.chunks()[random.below(store.chunks().size())];
+    const std::span<const std::byte> truth = store.truth(object, chunk);
+    std::byte* const at = arena.data() + arena.size() - round_up(truth.size(), kHugePage);
+    pager->wait(pager->start({.object = object, .chunk = chunk, .target = at}));
+    ASSERT_EQ(std::memcmp(at, truth.data(), truth.size()), 0);
+  };
+  for (int i = 0; i < 20; ++i) read();
+  prefault.wait();
+  for (int i = 0; i < 20; ++i) read();
+  EXPECT_EQ(pager->caps().registered_buffers, pager->caps().note.empty());
+  EXPECT_EQ(notes.size(), pager->caps().note.empty() ? 0u : 1u);
+}
+
 TEST(Io, AnUnknownEngineIsAUsageError) {
   const Error error = error_of([] { open_io("mmap", {}, {}); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
