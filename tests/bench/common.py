@@ -72,6 +72,34 @@ def disk_rate(path, total=2 << 30, block=1 << 20, threads=8):
     return total / seconds
 
 
+def touch_seconds(size, threads, piece=4 << 20):
+    """What backing `size` bytes of new memory takes, `threads` pieces at a time: a hypervisor that takes memory back
+    from its guests makes it slower than any disk."""
+    call = ctypes.CDLL(None, use_errno=True).madvise
+    call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    room = huge_buffer(size)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    lock, position = threading.Lock(), [0]
+
+    def work():
+        while True:
+            with lock:
+                at = position[0]
+                position[0] += piece
+            if at >= size:
+                return
+            if call(address + at, min(piece, size - at), 23) != 0:  # MADV_POPULATE_WRITE
+                raise OSError(ctypes.get_errno(), "madvise")
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    begin = time.monotonic()
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    return time.monotonic() - begin
+
+
 def drop_page_cache():
     """As root; otherwise the page cache stays, which reads past it do not use."""
     os.sync()
