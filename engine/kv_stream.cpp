@@ -73,19 +73,26 @@ KvStream::KvStream(const scheduler::Plan& plan, const scheduler::Workload& workl
     offsets_[layers_[i]] = scheduler::kv_place(plan.kv, i, 0) * place_bytes();
   }
   if (plan.kv.streamed.empty()) return;
-  moves_ = scheduler::KvMoves(plan.kv_blocks);
-  for (Runs& runs : runs_) {
-    runs.reads.reserve(plan.kv_blocks / 2 + 1);
-    runs.writes.reserve(plan.kv_blocks / 2 + 1);
+  group_of_.resize(plan.kv.streamed.size());
+  for (const scheduler::KvGroup& group : scheduler::kv_groups(plan, workload)) {
+    for (uint32_t index : group.members) group_of_[index] = static_cast<uint32_t>(groups_.size());
+    Group& made = groups_.emplace_back();
+    made.moves = scheduler::KvMoves(plan.kv_blocks, group.window);
+    for (Runs& runs : made.runs) {
+      runs.reads.reserve(plan.kv_blocks / 2 + 1);
+      runs.writes.reserve(plan.kv_blocks / 2 + 1);
+    }
   }
 }
 
 void KvStream::begin(const models::Pass& pass, int64_t round) {
   if (plan_.kv.streamed.empty()) return;
-  mark_kv(pass, memory_, plan_.kv.block_bytes, moves_);
-  Runs& runs = runs_[static_cast<size_t>(round) % 2];
-  convert(moves_.reads(), runs.reads);
-  convert(moves_.writes(), runs.writes);
+  for (Group& group : groups_) {
+    mark_kv(pass, memory_, plan_.kv.block_bytes, group.moves);
+    Runs& runs = group.runs[static_cast<size_t>(round) % 2];
+    convert(group.moves.reads(), runs.reads);
+    convert(group.moves.writes(), runs.writes);
+  }
   for (uint32_t layer : plan_.kv.streamed) {
     offsets_[layers_[layer]] = scheduler::kv_place(plan_.kv, layer, round) * place_bytes();
   }
@@ -93,10 +100,10 @@ void KvStream::begin(const models::Pass& pass, int64_t round) {
 
 std::optional<swap::Transfer> KvStream::transfer(const scheduler::Task& task, int64_t round) const {
   const bool reads = task.kind == scheduler::TaskKind::kKvRead;
-  const Runs& runs = runs_[static_cast<size_t>(round) % 2];
+  const uint32_t index = reads ? task.to.index : task.from.index;
+  const Runs& runs = groups_[group_of_[index]].runs[static_cast<size_t>(round) % 2];
   const std::span<const swap::BlockRun> blocks = reads ? runs.reads : runs.writes;
   if (blocks.empty()) return std::nullopt;
-  const uint32_t index = reads ? task.to.index : task.from.index;
   const uint32_t place = scheduler::kv_place(plan_.kv, plan_.kv.streamed[index], round);
   return swap::Transfer{.object = index,
                         .kind = Kind::kKv,

@@ -18,8 +18,8 @@
 
 namespace headrace::engine {
 
-// Marks in `moves` what `pass` reads and writes of every layer; blocks are numbered from `memory`,
-// which is the address of the first.
+// Marks in `moves` what `pass` reads and writes of every layer of a group; blocks are numbered from
+// `memory`, which is the address of the first.
 void mark_kv(const models::Pass& pass, const std::byte* memory, Bytes block_bytes,
              scheduler::KvMoves& moves);
 
@@ -44,14 +44,18 @@ class KvStream {
   struct Runs {
     std::vector<swap::BlockRun> reads, writes;
   };
+  struct Group {  // of layers that move the same blocks
+    scheduler::KvMoves moves;
+    std::array<Runs, 2> runs;  // by round: writes go on in the round after theirs
+  };
   Bytes place_bytes() const { return plan_.kv_blocks * plan_.kv.block_bytes; }
 
   const scheduler::Plan& plan_;
   std::byte* memory_;
   std::vector<uint32_t> layers_;  // the model's number of each layer with keys and values
   std::vector<Bytes> offsets_;    // by the model's layer
-  scheduler::KvMoves moves_;
-  std::array<Runs, 2> runs_;  // by round: writes go on in the round after theirs
+  std::vector<Group> groups_;
+  std::vector<uint32_t> group_of_;  // of each layer that streams
 };
 
 }  // namespace headrace::engine

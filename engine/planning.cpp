@@ -122,6 +122,12 @@ scheduler::Workload make_workload(const models::ModelConfig& config, const std::
              .activation_per_row = decoder.activation_bytes(2, 1) - one,
              .activation_per_output = decoder.activation_bytes(1, 2) - one,
              .io = kIoBytes};
+  if (config.sliding_window != 0) {
+    for (SegmentId id : scheduler::kv_segments(w)) {
+      const bool slides = config.slides(w.segments[id].layer);
+      w.needs.kv_windows.push_back(slides ? config.sliding_window : 0);
+    }
+  }
   w.needs.activation_fixed = one - w.needs.activation_per_row - w.needs.activation_per_output;
   w.bf16_products = config.dtype == DType::kBF16;
   w.prompt_tokens = static_cast<uint32_t>(std::clamp<uint64_t>(prompt, 1, 1u << 30));

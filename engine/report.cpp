@@ -242,9 +242,10 @@ std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int
         Kind::kWeights, session.replay().bytes(h));
   }
   const std::vector<int64_t> kv_layers = kv_layers_of(plan, workload);
-  for (const scheduler::ByteRow& row : session.predicted()) {
-    if (row.kind != Kind::kKv) continue;
-    for (int64_t layer : kv_layers) add(layer, row.edge, row.kind, row.bytes / kv_layers.size());
+  for (const KvReplay& replay : session.kv_replay()) {
+    for (uint32_t index : replay.group.members) {
+      for (const auto& row : replay.rows) add(kv_layers[index], row.edge, row.kind, row.bytes);
+    }
   }
   return rows;
 }

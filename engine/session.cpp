@@ -153,7 +153,10 @@ void Session::allocate_and_load(const Demand& demand) {
   // Of each block the first layer's part: those of the others are at Pass::kv_offsets from there.
   const std::span<std::byte> kv = work_.span(activation_bytes, kv_bytes);
   kv_ = std::make_unique<KvCache>(kv, plan.kv.block_bytes, plan.kv_blocks, w.sequences, longest);
-  if (scratch_) kv_moves_ = scheduler::KvMoves(plan.kv_blocks);
+  for (scheduler::KvGroup& group : scheduler::kv_groups(plan, w)) {
+    kv_replay_.push_back({.moves = scheduler::KvMoves(plan.kv_blocks, group.window)});
+    kv_replay_.back().group = std::move(group);
+  }
   open_pager();
   replay_ = std::make_unique<Replay>(plan, w, read_usage(usage_path(), w));
   executor_ = std::make_unique<Executor>(
@@ -256,14 +259,14 @@ void Session::trace_resident() {
 
 void Session::replay_kv(const models::Pass& pass) {
   const scheduler::KvStream& kv = planned_->plan.kv;
-  mark_kv(pass, kv_->memory(), kv.block_bytes, kv_moves_);
-  const auto add = [&](scheduler::ByteRow& row, uint64_t blocks) {
-    if (blocks == 0) return;
-    row.bytes += blocks * kv.block_bytes * kv.streamed.size();
-    row.operations += kv.streamed.size();
-  };
-  add(kv_moved_[0], kv_moves_.read_blocks());
-  add(kv_moved_[1], kv_moves_.written_blocks());
+  for (KvReplay& replay : kv_replay_) {
+    mark_kv(pass, kv_->memory(), kv.block_bytes, replay.moves);
+    const uint64_t moved[2] = {replay.moves.read_blocks(), replay.moves.written_blocks()};
+    for (size_t way = 0; way < 2; ++way) {
+      replay.rows[way].bytes += moved[way] * kv.block_bytes;
+      replay.rows[way].operations += moved[way] != 0;
+    }
+  }
 }
 
 std::vector<scheduler::ByteRow> Session::predicted() const {
@@ -281,8 +284,10 @@ std::vector<scheduler::ByteRow> Session::predicted() const {
     add(row, executor_->counters().passes);
   }
   for (const auto& row : replay_->rows()) add(row, row.bytes != 0 ? 1 : 0);
-  for (const auto& row : kv_moved_) {
-    if (row.bytes != 0) add(row, 1);
+  for (const KvReplay& replay : kv_replay_) {
+    for (const auto& row : replay.rows) {
+      if (row.bytes != 0) add(row, replay.group.members.size());
+    }
   }
   return rows;
 }

@@ -92,6 +92,15 @@ struct SessionTimings {
   double prepare_s = 0, load_s = 0;
 };
 
+// Keys and values that should have moved so far, of layers that stream and move the same.
+struct KvReplay {
+  scheduler::KvGroup group;
+  scheduler::KvMoves moves;  // of the last pass
+  // Of one layer: in, out.
+  scheduler::ByteRow rows[2] = {{.edge = {Tier::kDisk, Tier::kHost}, .kind = Kind::kKv},
+                                {.edge = {Tier::kHost, Tier::kDisk}, .kind = Kind::kKv}};
+};
+
 class Session {
  public:
   // Plans, prepares the store if it must, loads. Throws Error; kInfeasible before anything is
@@ -119,8 +128,9 @@ class Session {
   // decided.
   std::vector<scheduler::ByteRow> predicted() const;
   const Replay& replay() const { return *replay_; }  // of what was decided
-  std::vector<swap::LedgerRow> counted();            // drains first
-  void finish_trace();                               // writes options.trace_file
+  std::span<const KvReplay> kv_replay() const { return kv_replay_; }
+  std::vector<swap::LedgerRow> counted();  // drains first
+  void finish_trace();                     // writes options.trace_file
 
  private:
   bool open_store(const std::string& path);
@@ -152,9 +162,7 @@ class Session {
   std::unique_ptr<Executor> executor_;
   RouteObserver routes_;
   std::unique_ptr<Replay> replay_;
-  scheduler::KvMoves kv_moves_;
-  scheduler::ByteRow kv_moved_[2] = {{.edge = {Tier::kDisk, Tier::kHost}, .kind = Kind::kKv},
-                                     {.edge = {Tier::kHost, Tier::kDisk}, .kind = Kind::kKv}};
+  std::vector<KvReplay> kv_replay_;
 };
 
 }  // namespace headrace::engine

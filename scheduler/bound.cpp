@@ -79,9 +79,7 @@ Bytes bound_bytes(const Workload& workload, const Budgets& budgets) {
   const Bytes weights = touched(workload), room = room_for_weights(workload, budgets);
   Bytes moved = less(weights, room);
   if (needs.kv_streamed > 0) {
-    const uint64_t before = std::max(1u, workload.context) - 1;  // tokens of each sequence
-    const uint64_t blocks = (before + needs.kv_block_tokens - 1) / needs.kv_block_tokens;
-    const Bytes kv = std::min<Bytes>(needs.kv_blocks, blocks * workload.sequences) * needs.kv_block;
+    const Bytes kv = kv_attended(workload);
     const Bytes kept = std::min(kv, budgets.kv_memory.value_or(kv));
     moved = weights + kv - std::min(weights + kept, room);
   }

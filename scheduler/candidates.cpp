@@ -178,7 +178,8 @@ double kv_seconds(const Workload& w, const Machine& m, uint32_t sequences, uint3
   Plan plan;  // what kv_expected reads of one
   plan.kv_blocks = w.needs.kv_blocks;
   plan.kv.block_bytes = w.needs.kv_layer_block;
-  plan.kv.streamed.resize(w.needs.kv_streamed);
+  const auto layers = static_cast<uint32_t>(w.needs.kv_block / w.needs.kv_layer_block);
+  plan.kv.streamed = spread_layers(layers, w.needs.kv_streamed);
   const KvBytes bytes =
       kv_expected(plan, w, {.rows = rows, .context = w.context, .sequences = sequences});
   const double read = seconds(m, {Tier::kDisk, Tier::kHost}, bytes.read, w.needs.kv_streamed);

@@ -116,14 +116,13 @@ const Costs::Demand& Costs::demand(uint32_t hole, uint32_t rows) {
   return found->second;
 }
 
-double Costs::move_kv(TaskKind kind, const PassRows& rows) const {
-  const KvBytes bytes = kv_expected(plan_, workload_, rows);
-  const bool reads = kind == TaskKind::kKvRead;
-  const double layers = static_cast<double>(std::max<size_t>(1, plan_.kv.streamed.size()));
-  const double share = static_cast<double>(reads ? bytes.read : bytes.written) / layers;
-  if (share <= 0) return 0;
-  return reads ? through({Tier::kDisk, Tier::kHost}, share)
-               : through({Tier::kHost, Tier::kDisk}, share);
+double Costs::move_kv(const Task& task, const PassRows& rows) const {
+  const bool reads = task.kind == TaskKind::kKvRead;
+  const KvBytes bytes =
+      kv_expected_of(plan_, workload_, rows, reads ? task.to.index : task.from.index);
+  if ((reads ? bytes.read : bytes.written) == 0) return 0;
+  return reads ? through({Tier::kDisk, Tier::kHost}, static_cast<double>(bytes.read))
+               : through({Tier::kHost, Tier::kDisk}, static_cast<double>(bytes.written));
 }
 
 double Costs::through(Edge edge, double bytes) const {

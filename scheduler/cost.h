@@ -54,8 +54,8 @@ class Costs {
     Bytes bytes = 0;
   };
   const Demand& demand(uint32_t hole, uint32_t rows);
-  // One layer's keys and values, at expectation.
-  double move_kv(TaskKind kind, const PassRows& rows) const;
+  // Of a kKvRead or kKvWrite: its layer's keys and values, at expectation.
+  double move_kv(const Task& task, const PassRows& rows) const;
 
  private:
   double through(Edge edge, double bytes) const;

@@ -199,7 +199,7 @@ std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& worklo
   const uint64_t layers = plan.kv.streamed.size();
   if (layers == 0) return out;
   const PassRows decode{.rows = rows, .context = workload.context};
-  const KvBytes least = kv_least(plan, rows), most = kv_most(plan, rows);
+  const KvBytes least = kv_least(plan, rows), most = kv_most(plan, workload, rows);
   const KvBytes kv = kv_expected(plan, workload, decode);
   add({{Tier::kDisk, Tier::kHost}, Kind::kKv, kv.read, layers}, least.read, most.read);
   add({{Tier::kHost, Tier::kDisk}, Kind::kKv, kv.written, layers}, least.written, most.written);

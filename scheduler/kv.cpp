@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "core/checked.h"
@@ -14,6 +15,16 @@ namespace {
 
 Bytes times(Bytes a, Bytes b) {
   return checked_mul(a, b).value_or(std::numeric_limits<Bytes>::max());
+}
+
+uint32_t window_of(const Needs& needs, uint32_t layer) {
+  return layer < needs.kv_windows.size() ? needs.kv_windows[layer] : 0;
+}
+
+// Blocks with tokens before `first` that a row at `first` sees, or that it is appended to.
+uint64_t blocks_seen(uint64_t first, uint64_t window, uint64_t block_tokens) {
+  const uint64_t seen = window != 0 && first >= window ? first + 1 - window : 0;
+  return (first + block_tokens - 1) / block_tokens - seen / block_tokens;
 }
 
 // Puts the tasks that stream keys and values into a steady round. A read stands in the disk's lane
@@ -169,10 +180,11 @@ Bytes kv_scratch(const Needs& needs) {
 
 Bytes kv_account(const Needs& needs) {
   if (needs.kv_streamed == 0) return 0;
-  constexpr Bytes kPerBlock = 64, kPerLayerBlock = 9, kFixed = 2 * kMiB;
-  return round_up(
-      kFixed + Bytes{needs.kv_blocks} * (kPerBlock + Bytes{needs.kv_streamed} * kPerLayerBlock),
-      kBlock);
+  constexpr Bytes kPerGroup = 64, kPerLayerBlock = 9, kFixed = 2 * kMiB;
+  const std::set<uint32_t> windows(needs.kv_windows.begin(), needs.kv_windows.end());
+  const Bytes groups = std::max<size_t>(1, windows.size());
+  const Bytes per_block = groups * kPerGroup + Bytes{needs.kv_streamed} * kPerLayerBlock;
+  return round_up(kFixed + Bytes{needs.kv_blocks} * per_block, kBlock);
 }
 
 std::vector<uint32_t> spread_layers(uint32_t layers, uint32_t streamed) {
@@ -213,7 +225,7 @@ uint32_t kv_places(const KvStream& kv) {
   return kv.layers - static_cast<uint32_t>(kv.streamed.size()) + kv.slots;
 }
 
-KvMoves::KvMoves(uint32_t blocks) : marks_(blocks) {
+KvMoves::KvMoves(uint32_t blocks, uint32_t window) : window_(window), marks_(blocks) {
   reads_.reserve(blocks / 2 + 1);
   writes_.reserve(blocks / 2 + 1);
 }
@@ -243,17 +255,40 @@ void KvMoves::close() {
   }
 }
 
-KvBytes kv_expected(const Plan& plan, const Workload& workload, const PassRows& rows) {
+std::vector<KvGroup> kv_groups(const Plan& plan, const Workload& workload) {
+  std::vector<KvGroup> groups;
+  for (uint32_t index = 0; index < plan.kv.streamed.size(); ++index) {
+    const uint32_t window = window_of(workload.needs, plan.kv.streamed[index]);
+    auto at = std::find_if(groups.begin(), groups.end(),
+                           [&](const KvGroup& group) { return group.window == window; });
+    if (at == groups.end()) at = groups.insert(groups.end(), KvGroup{.window = window});
+    at->members.push_back(index);
+  }
+  return groups;
+}
+
+KvBytes kv_expected_of(const Plan& plan, const Workload& workload, const PassRows& rows,
+                       uint32_t index) {
   const uint64_t tokens = workload.needs.kv_block_tokens;
   const uint64_t sequences = std::max(1u, rows.sequences == 0 ? rows.rows : rows.sequences);
   const uint64_t each = std::max<uint64_t>(1, rows.rows / sequences);
   const uint64_t end = std::max<uint64_t>(each, rows.context), first = end - each;
   const auto blocks = [&](uint64_t count) {
-    return std::min<uint64_t>(plan.kv_blocks, sequences * count) * plan.kv.streamed.size() *
-           plan.kv.block_bytes;
+    return std::min<uint64_t>(plan.kv_blocks, sequences * count) * plan.kv.block_bytes;
   };
-  return {.read = blocks((first + tokens - 1) / tokens),
+  const uint32_t window = window_of(workload.needs, plan.kv.streamed[index]);
+  return {.read = blocks(blocks_seen(first, window, tokens)),
           .written = blocks((end + tokens - 1) / tokens - first / tokens)};
+}
+
+KvBytes kv_expected(const Plan& plan, const Workload& workload, const PassRows& rows) {
+  KvBytes sum;
+  for (uint32_t index = 0; index < plan.kv.streamed.size(); ++index) {
+    const KvBytes one = kv_expected_of(plan, workload, rows, index);
+    sum.read += one.read;
+    sum.written += one.written;
+  }
+  return sum;
 }
 
 KvBytes kv_least(const Plan& plan, uint32_t rows) {
@@ -261,9 +296,29 @@ KvBytes kv_least(const Plan& plan, uint32_t rows) {
   return {.read = 0, .written = times(std::min(rows, plan.kv_blocks), layers)};
 }
 
-KvBytes kv_most(const Plan& plan, uint32_t rows) {
-  const Bytes layers = times(plan.kv.streamed.size(), plan.kv.block_bytes);
-  return {.read = times(plan.kv_blocks, layers), .written = kv_least(plan, rows).written};
+KvBytes kv_most(const Plan& plan, const Workload& workload, uint32_t rows) {
+  const uint64_t tokens = workload.needs.kv_block_tokens;
+  Bytes blocks = 0;
+  for (uint32_t layer : plan.kv.streamed) {
+    const uint64_t window = window_of(workload.needs, layer);
+    // Of a window that begins anywhere in a block.
+    const uint64_t each = window == 0 ? plan.kv_blocks : (window + 2 * tokens - 3) / tokens;
+    blocks += std::min<uint64_t>(plan.kv_blocks, rows * each);
+  }
+  return {.read = times(blocks, plan.kv.block_bytes), .written = kv_least(plan, rows).written};
+}
+
+Bytes kv_attended(const Workload& workload) {
+  const Needs& needs = workload.needs;
+  const uint64_t before = std::max(1u, workload.context) - 1;  // tokens of each sequence
+  const auto of_layer = [&](uint32_t window) {
+    const uint64_t seen = blocks_seen(before, window, needs.kv_block_tokens);
+    return std::min<uint64_t>(needs.kv_blocks, seen * workload.sequences);
+  };
+  if (needs.kv_windows.empty()) return of_layer(0) * needs.kv_block;
+  Bytes blocks = 0;
+  for (uint32_t window : needs.kv_windows) blocks += of_layer(window);
+  return blocks * needs.kv_layer_block;
 }
 
 }  // namespace headrace::scheduler

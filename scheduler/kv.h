@@ -38,18 +38,26 @@ void stream_kv(Plan& plan, const Workload& workload);
 uint32_t kv_place(const KvStream& kv, uint32_t layer, int64_t round);
 uint32_t kv_places(const KvStream& kv);
 
-// The blocks that one pass moves of every layer that streams, by number.
+// Layers that stream and whose rows see equally far back: a pass moves the same blocks of each.
+struct KvGroup {
+  uint32_t window = 0;            // tokens, the row's own included; 0: all before it
+  std::vector<uint32_t> members;  // into Plan::kv.streamed, ascending
+};
+std::vector<KvGroup> kv_groups(const Plan& plan, const Workload& workload);
+
+// The blocks that one pass moves of every layer of a group, by number.
 class KvMoves {
  public:
   KvMoves() = default;
-  explicit KvMoves(uint32_t blocks);  // allocates; nothing below does
+  explicit KvMoves(uint32_t blocks, uint32_t window = 0);  // allocates; nothing below does
 
   void clear();
   // Rows at tokens [first, end) of a sequence whose i-th block is block_of(i): what came before
-  // them is read, and the blocks that they lie in are written.
+  // them is read as far as the first of them sees, and the blocks that they lie in are written.
   template <typename BlockOf>
   void add_rows(uint64_t first, uint64_t end, uint32_t block_tokens, const BlockOf& block_of) {
-    for (uint64_t i = 0; i * block_tokens < first; ++i) mark(block_of(i), kRead);
+    const uint64_t seen = window_ != 0 && first >= window_ ? first + 1 - window_ : 0;
+    for (uint64_t i = seen / block_tokens; i * block_tokens < first; ++i) mark(block_of(i), kRead);
     for (uint64_t i = first / block_tokens; i * block_tokens < end; ++i) {
       mark(block_of(i), kWritten);
     }
@@ -65,6 +73,7 @@ class KvMoves {
   static constexpr uint8_t kRead = 1, kWritten = 2;
   void mark(uint32_t block, uint8_t how);
 
+  uint32_t window_ = 0;
   std::vector<uint8_t> marks_;  // by block
   std::vector<Range> reads_, writes_;
   uint64_t read_blocks_ = 0, written_blocks_ = 0;
@@ -76,8 +85,14 @@ struct KvBytes {
 };
 // Of a pass over sequences that share nothing, `rows.context` being the tokens of each at its end.
 KvBytes kv_expected(const Plan& plan, const Workload& workload, const PassRows& rows);
+// The part of the `index`-th layer that streams.
+KvBytes kv_expected_of(const Plan& plan, const Workload& workload, const PassRows& rows,
+                       uint32_t index);
 // Of a pass of decoding with so many rows, whatever their positions.
 KvBytes kv_least(const Plan& plan, uint32_t rows);
-KvBytes kv_most(const Plan& plan, uint32_t rows);
+KvBytes kv_most(const Plan& plan, const Workload& workload, uint32_t rows);
+// The fewest that rows attend to of all layers, those that stay included, at the middle of
+// decoding.
+Bytes kv_attended(const Workload& workload);
 
 }  // namespace headrace::scheduler

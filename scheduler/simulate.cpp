@@ -265,10 +265,11 @@ class Simulation {
 
   double work(int32_t round, uint32_t task) const {
     const CostTable& costs = table(round);
-    const TaskKind kind = costs.round->tasks[task].kind;
+    const Task& what = costs.round->tasks[task];
+    const TaskKind kind = what.kind;
     if (kind == TaskKind::kFetch || kind == TaskKind::kCopy) return costs.transfer_s[task];
     if (kind == TaskKind::kKvRead || kind == TaskKind::kKvWrite) {
-      return costs_.move_kv(kind, rows_of(round));
+      return costs_.move_kv(what, rows_of(round));
     }
     return costs.compute[task].seconds(rows_of(round));
   }

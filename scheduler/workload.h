@@ -18,6 +18,9 @@ struct Needs {
   Bytes kv_block = 0;        // one block of all layers
   Bytes kv_layer_block = 0;  // of one layer; 0: keys and values of all layers stay
   uint32_t kv_block_tokens = 32;
+  // Tokens that a row attends to, itself included, by layer with keys and values; 0: all before it.
+  // Empty: that holds for every layer.
+  std::vector<uint32_t> kv_windows;
   uint32_t kv_streamed = 0, kv_slots = 0;  // layers that stream, through a ring of so many slots
   uint32_t kv_blocks = 0;                  // blocks that the requests can come to need at once
   Bytes activation_fixed = 0;

@@ -15,7 +15,7 @@ namespace {
 using engine::Request;
 using engine::SessionOptions;
 
-constexpr const char* kFamilies[] = {"llama", "mistral", "qwen2", "qwen3", "mixtral"};
+constexpr const char* kFamilies[] = {"llama", "gemma2", "qwen2", "gemma3", "mistral", "mixtral"};
 constexpr Edge kIn{Tier::kDisk, Tier::kHost}, kOut{Tier::kHost, Tier::kDisk};
 
 struct Case {
@@ -214,6 +214,44 @@ TEST(KvSpill, CountedEqualsWhatTheKernelCounted) {
     const Bytes more = kernel_bytes("write_bytes:") - kernel_written - (ours(false) - written);
     EXPECT_LE(more, 64 * kKiB);
   }
+}
+
+// What no row sees any more stays on disk: of a model with windows a run reads less, with layers
+// that slide beside layers that do not.
+TEST(KvSpill, BlocksBeforeAWindowAreNotRead) {
+  const test::TempFolder folder;
+  const auto read_with = [&](uint64_t window) {
+    Random random(test::seed(), 6);
+    Case c;
+    c.model = folder.path_of("window" + std::to_string(window));
+    json::object shape{{"num_hidden_layers", 4},   {"hidden_size", 64}, {"intermediate_size", 64},
+                       {"num_attention_heads", 4}, {"head_dim", 16},    {"vocab_size", 300},
+                       {"sliding_window", window}};
+    shape["num_key_value_heads"] = 2;
+    shape["layer_types"] = json::array{"sliding_attention", "full_attention", "sliding_attention",
+                                       "sliding_attention"};
+    engine::synthesize(c.model, {.family = "gemma3", .set = shape, .dtype = "float32"}, {});
+    Request request;
+    request.prompt = test::random_ids(random, 300, 250);
+    request.sampling.max_tokens = 4;
+    request.sampling.ignore_eos = true;
+    c.requests.push_back(request);
+    c.base.store = folder.path_of("stores");
+    c.base.cache = folder.path_of("cache");
+    c.base.threads = 1;
+    c.base.memory = 4 * kGiB;
+    SessionOptions options = c.base;
+    options.kv_memory = least_kv(c, options);
+    const Spilled spilled = run(c, options);
+    EXPECT_EQ(spilled.plan.kv.streamed.size(), 4u);
+    expect_exact(spilled.result);
+    EXPECT_EQ(spilled.result.tokens, run(c, c.base).result.tokens);
+    return sum_of(spilled.result.counted, kIn, Kind::kKv) / spilled.plan.kv.block_bytes;
+  };
+  // Tokens 250, 251 and 252, the first output's passes after the prompt's, of which none reads:
+  // eight blocks are before each, and a window of 40 tokens meets two of them.
+  EXPECT_EQ(read_with(1000), 3 * 4 * 8);
+  EXPECT_EQ(read_with(40), 3 * (8 + 3 * 2));
 }
 
 // With one slot a layer is read when the one before has been written back.

@@ -28,6 +28,11 @@ Workload kv_workload(Random& random) {
   }
   w.needs.kv_layer_block = random.between(1, 8) * kBlock;
   w.needs.kv_block = layers * w.needs.kv_layer_block;
+  const bool slides = random.chance(0.5);
+  const auto window = static_cast<uint32_t>(random.between(1, 100));
+  for (uint32_t layer = 0; slides && layer < layers; ++layer) {
+    w.needs.kv_windows.push_back(random.chance(0.5) ? 0 : window);
+  }
   for (uint32_t n : {8u, 4u, 2u, 1u}) w.at_a_time.push_back({n, n * 6});
   w.requests = 8;
   w.rows_prompt = static_cast<uint32_t>(random.between(1, 64));
@@ -87,7 +92,7 @@ TEST(Kv, PlansAreValidParseBackAndRun) {
     for (const ByteRow& row : t.bytes) moved += row.kind == Kind::kKv ? row.bytes : 0;
     EXPECT_EQ(moved, 3 * kv.total());
     EXPECT_LE(kv_least(m.plan, pass.rows).total(), kv.total());
-    EXPECT_LE(kv.total(), kv_most(m.plan, pass.rows).total());
+    EXPECT_LE(kv.total(), kv_most(m.plan, m.workload, pass.rows).total());
     EXPECT_LE(m.plan.bound_bytes, m.plan.bytes);
   }
 }
@@ -164,7 +169,8 @@ TEST(Kv, MovesAreWhatPositionsSay) {
     SCOPED_TRACE(test::seed_note(index));
     const uint32_t blocks = static_cast<uint32_t>(random.between(1, 60));
     const uint32_t tokens = 32;
-    KvMoves moves(blocks);
+    const auto window = static_cast<uint32_t>(random.chance(0.5) ? 0 : random.between(1, 100));
+    KvMoves moves(blocks, window);
     for (int round = 0; round < 3; ++round) {
       std::set<uint32_t> read, written;
       moves.clear();
@@ -176,7 +182,11 @@ TEST(Kv, MovesAreWhatPositionsSay) {
           return static_cast<uint32_t>((i + shift) % blocks);
         };
         moves.add_rows(first, end, tokens, block_of);
-        for (uint64_t t = 0; t < first; ++t) read.insert(block_of(t / tokens));
+        for (uint64_t t = 0; t < first; ++t) {
+          const bool seen = window == 0 || t + window > first;
+          const bool appended_to = t / tokens == first / tokens;
+          if (seen || appended_to) read.insert(block_of(t / tokens));
+        }
         for (uint64_t t = first; t < end; ++t) written.insert(block_of(t / tokens));
       }
       moves.close();
@@ -192,6 +202,40 @@ TEST(Kv, MovesAreWhatPositionsSay) {
       EXPECT_EQ(moves.read_blocks(), read.size());
       EXPECT_EQ(moves.written_blocks(), written.size());
     }
+  }
+}
+
+// What is expected is what the moves of as many sequences that share nothing come to.
+TEST(Kv, ExpectedBytesAreThoseOfTheMoves) {
+  Random random(test::seed(), 6);
+  for (uint64_t index = 0; index < test::cases(30); ++index) {
+    SCOPED_TRACE(test::seed_note(index));
+    Made m = made(random);
+    const uint32_t tokens = m.workload.needs.kv_block_tokens;
+    const auto context = static_cast<uint32_t>(random.between(1, 6 * tokens));
+    const PassRows pass{.rows = m.plan.sequences, .context = context};
+    const uint32_t each = (context + tokens - 1) / tokens;
+    if (pass.rows * each > m.plan.kv_blocks) continue;
+    KvBytes moved;
+    size_t members = 0;
+    for (const KvGroup& group : kv_groups(m.plan, m.workload)) {
+      KvMoves moves(m.plan.kv_blocks, group.window);
+      moves.clear();
+      for (uint32_t s = 0; s < pass.rows; ++s) {
+        moves.add_rows(context - 1, context, tokens,
+                       [&](uint64_t i) { return static_cast<uint32_t>(s * each + i); });
+      }
+      moves.close();
+      const Bytes block = group.members.size() * m.plan.kv.block_bytes;
+      moved.read += moves.read_blocks() * block;
+      moved.written += moves.written_blocks() * block;
+      members += group.members.size();
+    }
+    EXPECT_EQ(members, m.plan.kv.streamed.size());
+    const KvBytes expected = kv_expected(m.plan, m.workload, pass);
+    EXPECT_EQ(moved.read, expected.read);
+    EXPECT_EQ(moved.written, expected.written);
+    EXPECT_LE(moved.read, kv_most(m.plan, m.workload, pass.rows).read);
   }
 }
 
