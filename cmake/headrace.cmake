@@ -36,6 +36,12 @@ function(headrace_library name)
     $<BUILD_INTERFACE:headrace_options>)
 endfunction()
 
+# A program's own code is not what takes time when it runs, but it is when it is compiled: headers of
+# CLI11 and GoogleTest take half as long with -O1.
+function(headrace_quick_to_build target)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+endfunction()
+
 # headrace_test(<name> SOURCES … LINKS … [PRIVATE …]): one GoogleTest program, run by ctest.
 function(headrace_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINKS;PRIVATE;LABELS;TIMEOUT" ${ARGN})
@@ -47,6 +53,7 @@ function(headrace_test name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${links} ${arg_PRIVATE} headrace_options
     GTest::gtest GTest::gmock GTest::gtest_main)
+  headrace_quick_to_build(${name})
   if(HEADRACE_SANITIZE)  # GCC 12 takes the operator new that a test counts with for the library's
     target_compile_options(${name} PRIVATE
       $<$<CXX_COMPILER_ID:GNU>:-Wno-mismatched-new-delete>)
