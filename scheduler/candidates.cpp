@@ -68,18 +68,18 @@ bool allows(const Choices& choices, const Policy& policy) {
 }
 
 // What is left for weights under `policy`; nullopt when everything else is already too much. A
-// device arena takes no more than is of use, `all` or the policy's least; within the host's memory
-// it gives way to what the host cannot do without.
-std::optional<Room> room_for(const Workload& w, const Budgets& b, const Choices& choices,
-                             const Policy& policy, uint32_t rows_max, Bytes all) {
+// device arena takes no more than is of use, all weights or the policy's least; within the host's
+// memory it gives way to what the host cannot do without.
+std::optional<Room> room_for(const Workload& w, const Inventory& inventory, const Budgets& b,
+                             const Choices& choices, const Policy& policy, uint32_t rows_max) {
   const Bytes needs = needs_bytes(w, rows_max);
   if (needs > b.memory) return std::nullopt;
   Room room{.host = b.memory - needs};
   if (!b.device_memory) return room;
-  const Room least = policy.least_room(w, choices, true);
+  const Room least = policy.least_room(inventory, choices, true);
   room.has_device = true;
   room.device = std::min(round_down(*b.device_memory, kHugePage),
-                         std::max(round_up(all, kHugePage), least.device));
+                         std::max(round_up(inventory.all(), kHugePage), least.device));
   if (!b.device_within_memory) return room;
   if (least.host > room.host) return std::nullopt;
   room.device = std::min(room.device, round_down(room.host - least.host, kHugePage));
@@ -125,16 +125,37 @@ Passes passes_of(const Workload& w, uint32_t rows_max) {
 
 namespace {
 
-Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, const Decision& d,
-             bool has_device, uint32_t rows) {
-  Bytes disk = 0, copied = 0;
+// What a decision says of bytes: those that a pass moves, whatever its rows, and those that stay.
+struct Homes {
+  Bytes disk = 0, copied = 0;  // of dense chunks, a pass
   uint64_t disk_ops = 0, copies = 0;
+  Bytes kept = 0;       // of all chunks
+  Bytes slot = kBlock;  // the largest that streams
+};
+Homes homes_of(const Workload& w, const Inventory& inventory, const Decision& d) {
+  Homes out;
   for (const Item& item : inventory.dense) {
     const Home home = d.home[item.object][item.chunk];
     if (home == Home::kDevice) continue;
-    if (home == Home::kDisk) disk += item.uses * item.bytes, disk_ops += item.uses;
-    copied += item.uses * item.bytes, copies += item.uses;
+    if (home == Home::kDisk) out.disk += item.uses * item.bytes, out.disk_ops += item.uses;
+    out.copied += item.uses * item.bytes, out.copies += item.uses;
   }
+  for (const ObjectSpec& object : w.objects) {
+    for (size_t c = 0; c < object.chunks.size(); ++c) {
+      if (d.home[object.id][c] != Home::kDisk) {
+        out.kept += object.chunks[c];
+      } else {
+        out.slot = std::max(out.slot, object.chunks[c]);
+      }
+    }
+  }
+  return out;
+}
+
+Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, const Decision& d,
+             const Homes& homes, bool has_device, uint32_t rows) {
+  Bytes disk = homes.disk;
+  uint64_t disk_ops = homes.disk_ops;
   double flops = 0, expert_bytes = 0;
   for (const SegmentSpec& s : w.segments) {
     const double n = static_cast<double>(std::max<size_t>(1, s.candidates.size()));
@@ -161,7 +182,8 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, co
     disk_ops += static_cast<uint64_t>(missed * expert_bytes / chunk);
   }
   load.disk_s = seconds(m, {Tier::kDisk, Tier::kHost}, disk, disk_ops);
-  if (has_device) load.copy_s = seconds(m, {Tier::kHost, Tier::kDevice}, copied, copies);
+  if (has_device)
+    load.copy_s = seconds(m, {Tier::kHost, Tier::kDevice}, homes.copied, homes.copies);
   return load;
 }
 
@@ -191,27 +213,18 @@ void estimate(const Workload& w, const Machine& m, const Inventory& inventory, c
               Candidate& candidate) {
   const Passes passes = passes_of(w, candidate.rows_max);
   const uint32_t together = std::max(1u, std::min(w.sequences, candidate.rows_max));
-  Bytes kept = 0, slot = kBlock;
-  for (const ObjectSpec& object : w.objects) {
-    for (size_t c = 0; c < object.chunks.size(); ++c) {
-      if (d.home[object.id][c] != Home::kDisk) {
-        kept += object.chunks[c];
-      } else {
-        slot = std::max(slot, object.chunks[c]);
-      }
-    }
-  }
+  const Homes homes = homes_of(w, inventory, d);
   const bool device = candidate.room.has_device;
-  Load prompt = load_of(w, m, inventory, d, device, passes.prefill_rows);
-  candidate.decode = load_of(w, m, inventory, d, device, together);
+  Load prompt = load_of(w, m, inventory, d, homes, device, passes.prefill_rows);
+  candidate.decode = load_of(w, m, inventory, d, homes, device, together);
   const double kv = kv_seconds(w, m, together, together);
   prompt.disk_s += kv_seconds(w, m, 1, passes.prefill_rows);
   candidate.decode.disk_s += kv;
   candidate.decode.kv_s = kv;
   Load decode = candidate.decode;
-  prompt.disk_s *= stream_jitter(m, slot, candidate.depth);
-  decode.disk_s *= stream_jitter(m, slot, candidate.depth);
-  candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, kept, 0) +
+  prompt.disk_s *= stream_jitter(m, homes.slot, candidate.depth);
+  decode.disk_s *= stream_jitter(m, homes.slot, candidate.depth);
+  candidate.estimate_s = seconds(m, {Tier::kDisk, Tier::kHost}, homes.kept, 0) +
                          passes.prefill * pass_seconds(prompt, candidate.depth) +
                          passes.decode * pass_seconds(decode, candidate.depth);
 }
@@ -225,28 +238,27 @@ double stream_jitter(const Machine& machine, Bytes slot_bytes, uint32_t depth) {
   return 1 + late_bytes / (static_cast<double>(slot_bytes) * (depth + 1));
 }
 
-Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate) {
+Decision decide(const Workload& workload, const Inventory& inventory, const Candidate& candidate) {
   Choices choices;
   choices.prefetch_depth = candidate.depth;
   std::optional<Decision> out =
-      candidate.policy->decide(workload, machine, candidate.room, choices);
+      candidate.policy->decide(workload, inventory, candidate.room, choices);
   HEADRACE_ASSERT(out.has_value(), candidate.policy->name);
   out->rows_max = candidate.rows_max;
   return std::move(*out);
 }
 
-std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const Budgets& b,
-                                      const Choices& choices) {
+std::vector<Candidate> all_candidates(const Workload& w, const Inventory& inventory,
+                                      const Machine& m, const Budgets& b, const Choices& choices) {
   check_choices(choices);
-  const Inventory inventory = take_inventory(w);
   const uint32_t together = std::min(w.sequences, std::max(1u, w.rows_wanted));
   std::vector<Candidate> out;
   const auto consider = [&](const Policy& policy, uint32_t rows, uint32_t depth) {
     Choices one = choices;
     one.prefetch_depth = depth;
-    const std::optional<Room> room = room_for(w, b, one, policy, rows, inventory.all());
+    const std::optional<Room> room = room_for(w, inventory, b, one, policy, rows);
     if (!room) return false;
-    const std::optional<Decision> decision = policy.decide(w, m, *room, one);
+    const std::optional<Decision> decision = policy.decide(w, inventory, *room, one);
     if (!decision) return false;
     Candidate& c = out.emplace_back(Candidate{&policy, rows, depth, 0, *room, 0, {}});
     estimate(w, m, inventory, *decision, c);
@@ -272,27 +284,30 @@ std::vector<Candidate> all_candidates(const Workload& w, const Machine& m, const
   return out;
 }
 
-std::optional<Bytes> required_memory(const Workload& w, const Budgets& b, const Choices& choices,
+std::optional<Bytes> required_memory(const Workload& w, const Inventory& inventory,
+                                     const Budgets& b, const Choices& choices,
                                      const Policy& policy) {
   Choices least = choices;
   least.prefetch_depth = has_prefetch(policy) ? choices.prefetch_depth.value_or(0) : 0;
-  const Room room = policy.least_room(w, least, b.device_memory.has_value());
+  const Room room = policy.least_room(inventory, least, b.device_memory.has_value());
   Bytes memory = plus(needs_bytes(w, 1), room.host);
   if (!b.device_memory) return memory;
   if (round_down(*b.device_memory, kHugePage) < room.device) return std::nullopt;
   return b.device_within_memory ? plus(memory, room.device) : memory;
 }
 
-void refuse(const Workload& w, const Budgets& b, const Choices& choices) {
+void refuse(const Workload& w, const Inventory& inventory, const Budgets& b,
+            const Choices& choices) {
   std::optional<Bytes> required;
   Bytes device = kTooMuch;
   for (const Policy& policy : policies()) {
     if (!allows(choices, policy)) continue;
-    const std::optional<Bytes> memory = required_memory(w, b, choices, policy);
+    const std::optional<Bytes> memory = required_memory(w, inventory, b, choices, policy);
     if (memory) required = std::min(required.value_or(kTooMuch), *memory);
     Choices least = choices;
     least.prefetch_depth = choices.prefetch_depth.value_or(0);
-    device = std::min(device, policy.least_room(w, least, b.device_memory.has_value()).device);
+    device =
+        std::min(device, policy.least_room(inventory, least, b.device_memory.has_value()).device);
   }
   if (!required) {
     throw Error(ErrorCode::kInfeasible,

@@ -25,19 +25,22 @@ struct Candidate {  // small: there are hundreds; decide() says again what it is
   double estimate_s = 0;  // of the whole run
   Load decode;            // of a pass of decoding
 };
-Decision decide(const Workload& workload, const Machine& machine, const Candidate& candidate);
+Decision decide(const Workload& workload, const Inventory& inventory, const Candidate& candidate);
 
 // Sorted by policy (order of the list), rows and depth. Empty: nothing fits. Throws Error(kUsage)
 // for an unknown policy or a depth that the policy cannot have.
-std::vector<Candidate> all_candidates(const Workload& workload, const Machine& machine,
-                                      const Budgets& budgets, const Choices& choices);
+std::vector<Candidate> all_candidates(const Workload& workload, const Inventory& inventory,
+                                      const Machine& machine, const Budgets& budgets,
+                                      const Choices& choices);
 
 // Throws Error(kInfeasible) that names what binds and the least --memory (or --device-memory).
-[[noreturn]] void refuse(const Workload& workload, const Budgets& budgets, const Choices& choices);
+[[noreturn]] void refuse(const Workload& workload, const Inventory& inventory,
+                         const Budgets& budgets, const Choices& choices);
 
 // The least `memory` for which `policy` has a plan; nullopt: none, the device tier is too small.
-std::optional<Bytes> required_memory(const Workload& workload, const Budgets& budgets,
-                                     const Choices& choices, const Policy& policy);
+std::optional<Bytes> required_memory(const Workload& workload, const Inventory& inventory,
+                                     const Budgets& budgets, const Choices& choices,
+                                     const Policy& policy);
 
 // Of the process, besides the weights.
 Bytes needs_bytes(const Workload& workload, uint32_t rows_max);

@@ -54,6 +54,7 @@ void take_dense(const Workload& workload, const std::vector<uint8_t>& always, In
       }
     }
   }
+  out.dense_sizes = size_classes(out.dense);
   out.tied = out.embedding != kNone && first[out.embedding] != kUnseen;
 }
 
@@ -109,60 +110,63 @@ struct Threshold {
   Bytes need() const { return above + ring; }
 };
 
+Bytes total_of(std::span<const SizeClass> sizes) {
+  Bytes sum = 0;
+  for (const SizeClass& size : sizes) sum += size.bytes;
+  return sum;
+}
+
 // One threshold per distinct size, smallest first.
-std::vector<Threshold> thresholds(std::span<const Item> items, uint32_t ahead) {
-  struct Sum {
-    uint64_t uses = 0;
-    Bytes bytes = 0;
-  };
-  std::map<Bytes, Sum> sizes;
-  Bytes total = 0;
-  for (const Item& item : items) {
-    Sum& sum = sizes[item.bytes];
-    sum.uses += item.uses;
-    sum.bytes += item.bytes;
-    total += item.bytes;
-  }
+std::vector<Threshold> thresholds(std::span<const SizeClass> sizes, uint32_t ahead) {
+  Bytes above = total_of(sizes);
+  uint64_t uses = 0;
   std::vector<Threshold> out;
-  Sum below;
-  for (const auto& [slot, sum] : sizes) {
-    below.uses += sum.uses;
-    below.bytes += sum.bytes;
-    out.push_back({slot, total - below.bytes, std::min<uint64_t>(ahead, below.uses) * slot});
+  for (const SizeClass& size : sizes) {
+    uses += size.uses;
+    above -= size.bytes;
+    out.push_back({size.each, above, std::min<uint64_t>(ahead, uses) * size.each});
   }
   return out;
 }
 
-Bytes total_of(std::span<const Item> items) {
-  Bytes sum = 0;
-  for (const Item& item : items) sum += item.bytes;
-  return sum;
-}
-
 }  // namespace
 
-Bytes least_room_of(std::span<const Item> items, uint32_t ahead) {
-  Bytes least = total_of(items);
-  for (const Threshold& t : thresholds(items, ahead)) least = std::min(least, t.need());
+std::vector<SizeClass> size_classes(std::span<const Item> items) {
+  std::map<Bytes, SizeClass> sizes;
+  for (const Item& item : items) {
+    SizeClass& size = sizes[item.bytes];
+    size.each = item.bytes;
+    size.bytes += item.bytes;
+    size.uses += item.uses;
+  }
+  std::vector<SizeClass> out;
+  for (const auto& [each, size] : sizes) out.push_back(size);
+  return out;
+}
+
+Bytes least_room_of(std::span<const SizeClass> sizes, uint32_t ahead) {
+  Bytes least = total_of(sizes);
+  for (const Threshold& t : thresholds(sizes, ahead)) least = std::min(least, t.need());
   return least;
 }
 
-Bytes ring_of(std::span<const Item> items, uint32_t ahead) {
+Bytes ring_of(std::span<const SizeClass> sizes, uint32_t ahead) {
+  if (sizes.empty()) return 0;
   uint64_t uses = 0;
-  Bytes slot = 0;
-  for (const Item& item : items) uses += item.uses, slot = std::max(slot, item.bytes);
-  return std::min<uint64_t>(ahead, uses) * slot;
+  for (const SizeClass& size : sizes) uses += size.uses;
+  return std::min<uint64_t>(ahead, uses) * sizes.back().each;
 }
 
-std::optional<std::vector<uint8_t>> keep_spread(std::span<const Item> items, Bytes room,
+std::optional<std::vector<uint8_t>> keep_spread(std::span<const Item> items,
+                                                std::span<const SizeClass> sizes, Bytes room,
                                                 uint32_t ahead) {
-  const Bytes total = total_of(items);
+  const Bytes total = total_of(sizes);
   std::vector<uint8_t> keep(items.size(), 1);
   if (total <= room) return keep;
   // Small slots leave more room; large ones leave more freedom to spread. The largest slot wins
   // that streams at most 2 % more bytes than the least possible.
   const Threshold* best = nullptr;
-  const std::vector<Threshold> all = thresholds(items, ahead);
+  const std::vector<Threshold> all = thresholds(sizes, ahead);
   Bytes least_streamed = 0;
   for (const Threshold& t : all) {
     if (t.need() > room) continue;
@@ -243,22 +247,25 @@ void set_pools(const Inventory& inventory, const Workload& workload, Decision& d
 
 Bytes staging_least(const Inventory& inventory, uint32_t ahead) {
   uint64_t uses = 0;
-  for (const Item& item : inventory.dense) uses += item.uses;
+  for (const SizeClass& size : inventory.dense_sizes) uses += size.uses;
   const uint64_t slots = std::max<uint64_t>(1, std::min<uint64_t>(ahead, uses));
   return slots * inventory.chunk_max + inventory.embedding_slot + inventory.expert_chunk;
 }
 
 void keep_on_host(const Inventory& inventory, Bytes host, uint32_t ahead, Decision& decision) {
   std::vector<Item> streamed;
+  Bytes total = 0;
   for (const Item& item : inventory.dense) {
-    if (decision.home[item.object][item.chunk] == Home::kDisk) streamed.push_back(item);
+    if (decision.home[item.object][item.chunk] != Home::kDisk) continue;
+    streamed.push_back(item);
+    total += item.bytes;
   }
   // With everything on the host, staging serves the enter round alone: one slot.
   const Bytes pools = inventory.embedding_slot + inventory.expert_chunk;
-  const Bytes all = total_of(streamed) + inventory.chunk_max + pools;
-  Bytes cap = all <= host ? total_of(streamed) : host - staging_least(inventory, ahead);
+  const Bytes all = total + inventory.chunk_max + pools;
+  Bytes cap = all <= host ? total : host - staging_least(inventory, ahead);
   Bytes passed = 0, kept = 0;
-  const Bytes rest = std::max<Bytes>(1, total_of(streamed) / kBlock);
+  const Bytes rest = std::max<Bytes>(1, total / kBlock);
   cap /= kBlock;
   for (const Item& item : streamed) {
     passed += item.bytes / kBlock;

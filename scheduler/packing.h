@@ -31,9 +31,16 @@ struct Item {  // a chunk that may stay or stream
   uint32_t uses = 1;  // of a pass
 };
 
+struct SizeClass {            // items of one size
+  Bytes each = 0, bytes = 0;  // of one, of all
+  uint64_t uses = 0;          // of a pass, of all
+};
+std::vector<SizeClass> size_classes(std::span<const Item> items);  // smallest first
+
 struct Inventory {
   std::vector<Item> dense;  // what kDense segments walk and need not stay, in order of first use
-  Bytes fixed = 0;          // stays whatever the plan
+  std::vector<SizeClass> dense_sizes;
+  Bytes fixed = 0;  // stays whatever the plan
   Bytes dense_bytes = 0;
   ObjectId embedding = kNone;  // the object that a kEmbed segment looks up, unless it always stays
   bool tied = false;           // the embedding is also walked as a dense object
@@ -49,14 +56,16 @@ struct Inventory {
 };
 Inventory take_inventory(const Workload& workload);
 
-// Which of `items` stay (1) when `room` holds them and a ring of min(ahead, streamed) slots of the
-// largest item that streams: as many bytes as fit, spread evenly by bytes, so that what streams is
-// read while what stays computes. nullopt below least_room_of(items, ahead).
-std::optional<std::vector<uint8_t>> keep_spread(std::span<const Item> items, Bytes room,
+// Which of `items`, of those sizes, stay (1) when `room` holds them and a ring of min(ahead,
+// streamed) slots of the largest item that streams: as many bytes as fit, spread evenly by bytes,
+// so that what streams is read while what stays computes. nullopt below least_room_of(items,
+// ahead).
+std::optional<std::vector<uint8_t>> keep_spread(std::span<const Item> items,
+                                                std::span<const SizeClass> sizes, Bytes room,
                                                 uint32_t ahead);
-Bytes least_room_of(std::span<const Item> items, uint32_t ahead);
-// Of a ring that streams all of `items`.
-Bytes ring_of(std::span<const Item> items, uint32_t ahead);
+Bytes least_room_of(std::span<const SizeClass> sizes, uint32_t ahead);
+// Of a ring that streams all of them.
+Bytes ring_of(std::span<const SizeClass> sizes, uint32_t ahead);
 
 // The policies' common parts. `room` is a multiple of kHugePage from here on.
 Decision empty_decision(const Workload& workload, const char* policy, uint32_t depth);

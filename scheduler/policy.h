@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "scheduler/machine.h"
 #include "scheduler/plan.h"
 #include "scheduler/workload.h"
 
@@ -31,14 +30,17 @@ struct Room {                  // what the decision may use, per tier, after eve
   bool has_device = false;
 };
 
+struct Inventory;  // scheduler/packing.h
+
 struct Policy {
   const char* name;
   const char* summary;
-  // nullopt when it does not fit into `room`.
-  std::optional<Decision> (*decide)(const Workload&, const Machine&, const Room&, const Choices&);
+  // The inventory is the workload's: a search takes it once. nullopt when it does not fit into
+  // `room`.
+  std::optional<Decision> (*decide)(const Workload&, const Inventory&, const Room&, const Choices&);
   // decide succeeds exactly when `room` holds at least this much in each tier, arenas rounded up to
   // kHugePage.
-  Room (*least_room)(const Workload&, const Choices&, bool has_device);
+  Room (*least_room)(const Inventory&, const Choices&, bool has_device);
 };
 
 std::span<const Policy> policies();  // stream, pin, lru, sync

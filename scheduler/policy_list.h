@@ -8,14 +8,15 @@
 
 namespace headrace::scheduler {
 
-std::optional<Decision> decide_stream(const Workload&, const Machine&, const Room&, const Choices&);
-std::optional<Decision> decide_pin(const Workload&, const Machine&, const Room&, const Choices&);
-std::optional<Decision> decide_lru(const Workload&, const Machine&, const Room&, const Choices&);
-std::optional<Decision> decide_sync(const Workload&, const Machine&, const Room&, const Choices&);
+std::optional<Decision> decide_stream(const Workload&, const Inventory&, const Room&,
+                                      const Choices&);
+std::optional<Decision> decide_pin(const Workload&, const Inventory&, const Room&, const Choices&);
+std::optional<Decision> decide_lru(const Workload&, const Inventory&, const Room&, const Choices&);
+std::optional<Decision> decide_sync(const Workload&, const Inventory&, const Room&, const Choices&);
 
-Room least_stream(const Workload&, const Choices&, bool has_device);
-Room least_pin(const Workload&, const Choices&, bool has_device);
-Room least_lru(const Workload&, const Choices&, bool has_device);
-Room least_sync(const Workload&, const Choices&, bool has_device);
+Room least_stream(const Inventory&, const Choices&, bool has_device);
+Room least_pin(const Inventory&, const Choices&, bool has_device);
+Room least_lru(const Inventory&, const Choices&, bool has_device);
+Room least_sync(const Inventory&, const Choices&, bool has_device);
 
 }  // namespace headrace::scheduler

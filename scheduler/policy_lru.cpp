@@ -12,7 +12,7 @@ namespace headrace::scheduler {
 namespace {
 
 Bytes least_in_tier(const Inventory& inventory, uint32_t ahead) {
-  return std::min(inventory.all(), inventory.fixed + ring_of(inventory.dense, ahead) +
+  return std::min(inventory.all(), inventory.fixed + ring_of(inventory.dense_sizes, ahead) +
                                        inventory.embedding_slot + inventory.expert_slot);
 }
 
@@ -28,17 +28,16 @@ uint32_t share_of_experts(const Inventory& inventory, Bytes free) {
 
 }  // namespace
 
-std::optional<Decision> decide_lru(const Workload& workload, const Machine&, const Room& room,
-                                   const Choices& choices) {
-  const Inventory inventory = take_inventory(workload);
+std::optional<Decision> decide_lru(const Workload& workload, const Inventory& inventory,
+                                   const Room& room, const Choices& choices) {
   const uint32_t depth = depth_of(choices);
-  const Room least = least_lru(workload, choices, room.has_device);
+  const Room least = least_lru(inventory, choices, room.has_device);
   if (room.host < least.host || room.device < least.device) return std::nullopt;
   const Tier tier = room.has_device ? Tier::kDevice : Tier::kHost;
   const Bytes mine = round_down(room.has_device ? room.device : room.host, kHugePage);
   if (inventory.all() <= mine) return all_resident(workload, "lru", tier, depth);
 
-  const Bytes needed = inventory.fixed + ring_of(inventory.dense, depth + 1) +
+  const Bytes needed = inventory.fixed + ring_of(inventory.dense_sizes, depth + 1) +
                        inventory.embedding_slot + inventory.expert_slot;
   Bytes free = mine - needed;
   const uint32_t expert_slots = share_of_experts(inventory, free);
@@ -53,11 +52,10 @@ std::optional<Decision> decide_lru(const Workload& workload, const Machine&, con
   }
   Decision out = empty_decision(workload, "lru", depth);
   out.evict = Evict::kRecency;
-  Bytes slot = 0;
-  for (const Item& item : inventory.dense) slot = std::max(slot, item.bytes);
+  const Bytes slot = inventory.dense_sizes.empty() ? 0 : inventory.dense_sizes.back().each;
   if (slot > 0) {
-    const uint64_t uses = ring_of(inventory.dense, kNone) / slot;
-    const uint64_t slots = (ring_of(inventory.dense, depth + 1) + free) / slot;
+    const uint64_t uses = ring_of(inventory.dense_sizes, kNone) / slot;
+    const uint64_t slots = (ring_of(inventory.dense_sizes, depth + 1) + free) / slot;
     out.ring_slots = static_cast<uint32_t>(std::min(slots, uses));
   }
   if (room.has_device) {
@@ -72,8 +70,7 @@ std::optional<Decision> decide_lru(const Workload& workload, const Machine&, con
   return out;
 }
 
-Room least_lru(const Workload& workload, const Choices& choices, bool has_device) {
-  const Inventory inventory = take_inventory(workload);
+Room least_lru(const Inventory& inventory, const Choices& choices, bool has_device) {
   const uint32_t ahead = depth_of(choices) + 1;
   const Bytes least = least_in_tier(inventory, ahead);
   if (!has_device) return {.host = round_up(least, kHugePage)};

@@ -40,7 +40,7 @@ std::optional<Decision> keep_in(const Workload& workload, const Inventory& inven
   const Tier tier = has_device ? Tier::kDevice : Tier::kHost;
   const Home home = has_device ? Home::kDevice : Home::kHost;
   if (inventory.all() <= room) return all_resident(workload, name, tier, depth);
-  const Bytes least = inventory.fixed + least_room_of(inventory.dense, depth + 1) +
+  const Bytes least = inventory.fixed + least_room_of(inventory.dense_sizes, depth + 1) +
                       inventory.embedding_slot + inventory.expert_slot;
   if (least > room) return std::nullopt;
   Bytes free = room - least;  // beyond the least of every part
@@ -56,8 +56,8 @@ std::optional<Decision> keep_in(const Workload& workload, const Inventory& inven
   const uint32_t rows = embedding_slots(inventory, workload.sequences, free);
   if (rows > 1) free -= (rows - 1) * inventory.embedding_slot;
 
-  const Bytes dense_room = least_room_of(inventory.dense, depth + 1) + free;
-  const auto keep = keep_spread(inventory.dense, dense_room, depth + 1);
+  const Bytes dense_room = least_room_of(inventory.dense_sizes, depth + 1) + free;
+  const auto keep = keep_spread(inventory.dense, inventory.dense_sizes, dense_room, depth + 1);
   if (!keep) return std::nullopt;
   Decision out = empty_decision(workload, name, depth);
   Bytes kept = 0;
@@ -79,15 +79,14 @@ std::optional<Decision> keep_in(const Workload& workload, const Inventory& inven
   return out;
 }
 
-std::optional<Decision> decide(const Workload& workload, const Room& room, const char* name,
-                               uint32_t depth) {
-  const Inventory inventory = take_inventory(workload);
+std::optional<Decision> decide(const Workload& workload, const Inventory& inventory,
+                               const Room& room, const char* name, uint32_t depth) {
   const Bytes host = round_down(room.host, kHugePage);
   if (!room.has_device) return keep_in(workload, inventory, host, false, name, depth);
   const Bytes device = round_down(room.device, kHugePage);
   Choices choices;
   choices.prefetch_depth = depth;
-  if (host < least_pin(workload, choices, true).host) return std::nullopt;
+  if (host < least_pin(inventory, choices, true).host) return std::nullopt;
   std::optional<Decision> out = keep_in(workload, inventory, device, true, name, depth);
   if (out && inventory.all() > device) keep_on_host(inventory, host, depth + 1, *out);
   return out;
@@ -95,15 +94,14 @@ std::optional<Decision> decide(const Workload& workload, const Room& room, const
 
 }  // namespace
 
-std::optional<Decision> decide_pin(const Workload& workload, const Machine&, const Room& room,
-                                   const Choices& choices) {
-  return decide(workload, room, "pin", depth_of(choices));
+std::optional<Decision> decide_pin(const Workload& workload, const Inventory& inventory,
+                                   const Room& room, const Choices& choices) {
+  return decide(workload, inventory, room, "pin", depth_of(choices));
 }
 
-Room least_pin(const Workload& workload, const Choices& choices, bool has_device) {
-  const Inventory inventory = take_inventory(workload);
+Room least_pin(const Inventory& inventory, const Choices& choices, bool has_device) {
   const uint32_t ahead = depth_of(choices) + 1;
-  const Bytes streaming = inventory.fixed + least_room_of(inventory.dense, ahead) +
+  const Bytes streaming = inventory.fixed + least_room_of(inventory.dense_sizes, ahead) +
                           inventory.embedding_slot + inventory.expert_slot;
   const Bytes all = inventory.all();
   if (!has_device) return {.host = round_up(std::min(all, streaming), kHugePage)};
@@ -113,15 +111,15 @@ Room least_pin(const Workload& workload, const Choices& choices, bool has_device
           .has_device = true};
 }
 
-std::optional<Decision> decide_sync(const Workload& workload, const Machine&, const Room& room,
-                                    const Choices&) {
-  return decide(workload, room, "sync", 0);
+std::optional<Decision> decide_sync(const Workload& workload, const Inventory& inventory,
+                                    const Room& room, const Choices&) {
+  return decide(workload, inventory, room, "sync", 0);
 }
 
-Room least_sync(const Workload& workload, const Choices& choices, bool has_device) {
+Room least_sync(const Inventory& inventory, const Choices& choices, bool has_device) {
   Choices none = choices;
   none.prefetch_depth = 0;
-  return least_pin(workload, none, has_device);
+  return least_pin(inventory, none, has_device);
 }
 
 }  // namespace headrace::scheduler

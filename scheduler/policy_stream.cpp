@@ -11,17 +11,16 @@ namespace headrace::scheduler {
 namespace {
 
 Bytes least_in_tier(const Inventory& inventory, uint32_t ahead) {
-  return inventory.fixed + ring_of(inventory.dense, ahead) + inventory.embedding_slot +
+  return inventory.fixed + ring_of(inventory.dense_sizes, ahead) + inventory.embedding_slot +
          inventory.expert_slot;
 }
 
 }  // namespace
 
-std::optional<Decision> decide_stream(const Workload& workload, const Machine&, const Room& room,
-                                      const Choices& choices) {
-  const Inventory inventory = take_inventory(workload);
+std::optional<Decision> decide_stream(const Workload& workload, const Inventory& inventory,
+                                      const Room& room, const Choices& choices) {
   const uint32_t ahead = depth_of(choices) + 1;
-  const Room least = least_stream(workload, choices, room.has_device);
+  const Room least = least_stream(inventory, choices, room.has_device);
   if (room.host < least.host || room.device < least.device) return std::nullopt;
   const Bytes host = round_down(room.host, kHugePage);
   Bytes free = (room.has_device ? round_down(room.device, kHugePage) : host) -
@@ -46,8 +45,7 @@ std::optional<Decision> decide_stream(const Workload& workload, const Machine&, 
   return out;
 }
 
-Room least_stream(const Workload& workload, const Choices& choices, bool has_device) {
-  const Inventory inventory = take_inventory(workload);
+Room least_stream(const Inventory& inventory, const Choices& choices, bool has_device) {
   const uint32_t ahead = depth_of(choices) + 1;
   const Bytes least = round_up(least_in_tier(inventory, ahead), kHugePage);
   if (!has_device) return {.host = least};

@@ -75,7 +75,11 @@ class Search {
  public:
   Search(const Workload& workload, const Machine& machine, const Budgets& budgets,
          const Choices& choices)
-      : w_(workload), m_(machine), b_(budgets), choices_(choices) {}
+      : w_(workload),
+        inventory_(take_inventory(workload)),
+        m_(machine),
+        b_(budgets),
+        choices_(choices) {}
 
   Plan run() {
     shapes_ = shapes_of(w_, b_);
@@ -83,7 +87,7 @@ class Search {
     std::vector<Trial> trials;
     for (uint32_t shape : promising()) {
       use(w_, shapes_[shape]);
-      candidates.push_back(all_candidates(w_, m_, b_, choices_));
+      candidates.push_back(all_candidates(w_, inventory_, m_, b_, choices_));
       for (Candidate& c : candidates.back()) c.shape = shape;
       for (const Candidate* c : shortlist(candidates.back())) trials.push_back(try_out(*c));
     }
@@ -113,6 +117,7 @@ class Search {
   std::vector<Alternative> alternatives(const Trial& best, const std::vector<Trial>& trials) const;
 
   Workload w_;  // of the shape at hand
+  const Inventory inventory_;
   const Machine& m_;
   const Budgets& b_;
   const Choices& choices_;
@@ -128,7 +133,7 @@ std::optional<double> Search::quick_estimate() {
   for (const uint32_t depth : {kUsualDepth, 0u}) {
     if (!fixed) usual.prefetch_depth = depth;
     std::optional<double> least;
-    for (const Candidate& c : all_candidates(w_, m_, b_, usual)) {
+    for (const Candidate& c : all_candidates(w_, inventory_, m_, b_, usual)) {
       least = std::min(least.value_or(c.estimate_s), c.estimate_s);
     }
     if (least || fixed) return least;
@@ -141,7 +146,7 @@ std::optional<double> Search::quick_estimate() {
 std::vector<uint32_t> Search::promising() {
   constexpr double kNearly = 1.15;
   std::vector<std::pair<double, uint32_t>> order;
-  const Bytes weights = take_inventory(w_).all();
+  const Bytes weights = inventory_.all();
   for (uint32_t i = 0; i < shapes_.size(); ++i) {
     use(w_, shapes_[i]);
     const std::optional<double> estimate = quick_estimate();
@@ -170,7 +175,7 @@ void Search::refuse_all() {
     if (least(shape) < least(*best)) best = &shape;
   }
   use(w_, *best);
-  refuse(w_, b_, choices_);
+  refuse(w_, inventory_, b_, choices_);
 }
 
 // The best by closed form at every depth, of which closed forms know little; of each policy the
@@ -199,7 +204,7 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
 }
 
 Plan Search::make(const Candidate& candidate) const {
-  Plan plan = expand(w_, decide(w_, m_, candidate), candidate.room);
+  Plan plan = expand(w_, decide(w_, inventory_, candidate), candidate.room);
   stream_kv(plan, w_);
   split_memory(candidate, plan);
   return plan;
@@ -314,7 +319,7 @@ std::vector<Alternative> Search::alternatives(const Trial& best,
     } else if (choices_.policy != "auto" && choices_.policy != policy.name) {
       a.why = "another policy was asked for";
     } else {
-      const std::optional<Bytes> required = required_memory(w_, b_, choices_, policy);
+      const std::optional<Bytes> required = required_memory(w_, inventory_, b_, choices_, policy);
       a.required_bytes = required.value_or(0);
       a.why = required ? "does not fit" : "does not fit, whatever --memory";
     }

@@ -2,6 +2,7 @@
 // sees every plan before it is run, answers for any of them without reading out of bounds.
 #include <algorithm>
 
+#include "scheduler/packing.h"
 #include "scheduler/plan.h"
 #include "scheduler/policy.h"
 #include "scheduler/search.h"
@@ -40,11 +41,12 @@ const scheduler::Workload& workload() {
 
 std::vector<std::string> fuzz_seeds() {
   std::vector<std::string> out;
+  const scheduler::Inventory inventory = scheduler::take_inventory(workload());
   for (const scheduler::Policy& policy : scheduler::policies()) {
     for (bool device : {false, true}) {
       const scheduler::Choices choices{.prefetch_depth = 1};
-      const scheduler::Room room = policy.least_room(workload(), choices, device);
-      scheduler::Decision d = *policy.decide(workload(), {}, room, choices);
+      const scheduler::Room room = policy.least_room(inventory, choices, device);
+      scheduler::Decision d = *policy.decide(workload(), inventory, room, choices);
       // The least room holds this small model: homes are taken back so that the plan has streams.
       for (auto& homes : d.home) std::fill(homes.begin(), homes.end(), scheduler::Home::kDisk);
       d.pool_slots = {1, 1};

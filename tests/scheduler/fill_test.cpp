@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "scheduler/packing.h"
 #include "scheduler/policy.h"
 #include "tests/scheduler/workloads.h"
 #include "tests/support/seed.h"
@@ -28,7 +29,7 @@ Pooled make_pooled(uint32_t layers, uint32_t experts, uint32_t per_token, uint32
   out.workload = make_workload(
       {.layers = layers, .experts = experts, .experts_per_token = per_token, .chunk = 256 * kKiB});
   const Room room{.host = kGiB * 4};
-  auto d = find_policy("pin")->decide(out.workload, testing::make_machine(), room, {});
+  auto d = find_policy("pin")->decide(out.workload, take_inventory(out.workload), room, {});
   for (const SegmentSpec& s : out.workload.segments) {
     if (s.kind != SegmentKind::kExperts) continue;
     for (uint32_t e = resident; e < s.candidates.size(); ++e) {

@@ -36,14 +36,14 @@ TEST(Policies, DecideExactlyFromTheLeastRoomOn) {
     for (const Policy& policy : policies()) {
       SCOPED_TRACE(policy.name);
       const bool device = random.chance(0.5);
-      Room room = policy.least_room(w, c, device);
+      Room room = policy.least_room(take_inventory(w), c, device);
       EXPECT_EQ(room.has_device, device);
       const Room least = room;
       if (random.chance(0.5)) {
         room.host += random.below(testing::weights_of(w));
         if (device) room.device += random.below(testing::weights_of(w));
       }
-      const auto decision = policy.decide(w, m, room, c);
+      const auto decision = policy.decide(w, take_inventory(w), room, c);
       ASSERT_TRUE(decision.has_value());
       const Plan plan = expand(w, *decision, room);  // asserts that the arenas fit
       EXPECT_EQ(violations(plan, w), std::vector<std::string>{});
@@ -51,12 +51,12 @@ TEST(Policies, DecideExactlyFromTheLeastRoomOn) {
       EXPECT_LE(plan.arena_bytes[0], room.device);
       Room less = least;
       less.host -= 1;
-      EXPECT_FALSE(policy.decide(w, m, less, c).has_value());
+      EXPECT_FALSE(policy.decide(w, take_inventory(w), less, c).has_value());
       if (!device) continue;
       less = least;
       less.device -= 1;
       less.host += kGiB;
-      EXPECT_FALSE(policy.decide(w, m, less, c).has_value());
+      EXPECT_FALSE(policy.decide(w, take_inventory(w), less, c).has_value());
     }
   }
 }
@@ -74,10 +74,10 @@ TEST(Policies, WhatStaysAndItsRingNeverExceedTheRoom) {
       total += item.bytes;
     }
     const uint32_t ahead = static_cast<uint32_t>(random.between(1, 10));
-    const Bytes least = least_room_of(items, ahead);
-    EXPECT_FALSE(keep_spread(items, least - 1, ahead).has_value());
+    const Bytes least = least_room_of(size_classes(items), ahead);
+    EXPECT_FALSE(keep_spread(items, size_classes(items), least - 1, ahead).has_value());
     const Bytes room = least + random.below(total);
-    const auto keep = keep_spread(items, room, ahead);
+    const auto keep = keep_spread(items, size_classes(items), room, ahead);
     ASSERT_TRUE(keep.has_value());
     std::vector<Item> streamed;
     Bytes kept = 0, smallest = total;
@@ -89,7 +89,7 @@ TEST(Policies, WhatStaysAndItsRingNeverExceedTheRoom) {
         smallest = std::min(smallest, items[k].bytes);
       }
     }
-    EXPECT_LE(kept + ring_of(streamed, ahead), room);
+    EXPECT_LE(kept + ring_of(size_classes(streamed), ahead), room);
     EXPECT_EQ(streamed.empty(), total <= room);
     // As much as fits: nothing that streams would fit beside what the largest ring takes.
     if (!streamed.empty() && grain == smallest) {
@@ -108,7 +108,7 @@ TEST(Policies, SpreadIsEven) {
     const std::vector<Item> items(n, Item{.bytes = 256 * kKiB});
     const uint32_t ahead = 3;
     const Bytes room = random.between(ahead, n - 1) * 256 * kKiB;
-    const auto keep = keep_spread(items, room, ahead);
+    const auto keep = keep_spread(items, size_classes(items), room, ahead);
     ASSERT_TRUE(keep.has_value());
     const size_t kept = static_cast<size_t>(std::count(keep->begin(), keep->end(), 1));
     EXPECT_EQ(kept, room / (256 * kKiB) - ahead);  // to the chunk
@@ -130,7 +130,7 @@ TEST(Policies, DenseChunksStayBeforeExperts) {
   const Bytes both = inventory.fixed + inventory.dense_bytes + inventory.embedding_bytes;
   for (Bytes experts : {4 * kMiB, 12 * kMiB, 30 * kMiB}) {
     const Room room{.host = round_up(both + experts, kHugePage)};
-    const auto d = pin.decide(w, m, room, with_depth(4));
+    const auto d = pin.decide(w, take_inventory(w), room, with_depth(4));
     ASSERT_TRUE(d.has_value());
     for (const Item& item : inventory.dense) {
       EXPECT_EQ(d->home[item.object][item.chunk], Home::kHost);
@@ -140,7 +140,7 @@ TEST(Policies, DenseChunksStayBeforeExperts) {
     EXPECT_GE(plan.pools.back().slots, experts / kMiB - 2);
   }
   const Room all{.host = round_up(inventory.all(), kHugePage)};
-  const Plan plan = expand(w, *pin.decide(w, m, all, with_depth(4)), all);
+  const Plan plan = expand(w, *pin.decide(w, take_inventory(w), all, with_depth(4)), all);
   EXPECT_TRUE(plan.pools.empty());
   for (const Hole& hole : plan.holes) EXPECT_EQ(hole.pool, kNone);
 }
@@ -152,8 +152,8 @@ TEST(Policies, PoolsAreShared) {
       make_workload({.layers = 3, .experts = 8, .embedding_bytes = 16 * kMiB, .tied = true});
   const Machine m = testing::make_machine();
   const Policy& stream = *find_policy("stream");
-  const Room room = stream.least_room(w, with_depth(1), false);
-  const Plan plan = expand(w, *stream.decide(w, m, room, with_depth(1)), room);
+  const Room room = stream.least_room(take_inventory(w), with_depth(1), false);
+  const Plan plan = expand(w, *stream.decide(w, take_inventory(w), room, with_depth(1)), room);
   ASSERT_EQ(plan.pools.size(), 2u);
   ASSERT_EQ(plan.holes.size(), 4u);
   EXPECT_EQ(plan.holes[0].source, Source::kTokens);
@@ -167,9 +167,10 @@ TEST(Policies, LruKeepsEverythingOrNothing) {
   const Inventory inventory = take_inventory(w);
   const Policy& lru = *find_policy("lru");
   const Room most{.host = round_up(inventory.all(), kHugePage)};
-  EXPECT_TRUE(expand(w, *lru.decide(w, m, most, with_depth(2)), most).rings.empty());
+  EXPECT_TRUE(
+      expand(w, *lru.decide(w, take_inventory(w), most, with_depth(2)), most).rings.empty());
   const Room half{.host = round_up(inventory.all() / 2, kHugePage)};
-  const Plan plan = expand(w, *lru.decide(w, m, half, with_depth(2)), half);
+  const Plan plan = expand(w, *lru.decide(w, take_inventory(w), half, with_depth(2)), half);
   EXPECT_EQ(plan.memory.resident_weights, inventory.fixed);
   ASSERT_EQ(plan.rings.size(), 1u);
   EXPECT_GT(plan.rings[0].slots, 10u);  // all the room, though three would do
@@ -186,10 +187,10 @@ TEST(Policies, ThreeTiersCountEachByteOnce) {
     Random random(test::seed() + 3, i);
     const Choices c = with_depth(static_cast<uint32_t>(random.below(6)));
     const Policy& policy = policies()[random.below(policies().size())];
-    Room room = policy.least_room(w, c, true);
+    Room room = policy.least_room(take_inventory(w), c, true);
     room.device += random.below(inventory.all());
     room.host += random.below(inventory.all());
-    const auto d = policy.decide(w, m, room, c);
+    const auto d = policy.decide(w, take_inventory(w), room, c);
     ASSERT_TRUE(d.has_value());
     Bytes from_disk = 0, from_host = 0;
     for (const Item& item : inventory.dense) {
