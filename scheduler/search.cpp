@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <tuple>
 
 #include "core/digest.h"
@@ -147,11 +148,19 @@ std::vector<uint32_t> Search::promising() {
   constexpr double kNearly = 1.15;
   std::vector<std::pair<double, uint32_t>> order;
   const Bytes weights = inventory_.all();
+  // Where keys and values fit and are little beside the weights that do not, streaming them would
+  // make room for so few more that no pass would notice.
+  const Bytes too_much = weights - std::min(weights, b_.memory);
+  std::set<uint32_t> small_at;  // sequences at a time
   for (uint32_t i = 0; i < shapes_.size(); ++i) {
     use(w_, shapes_[i]);
+    if (shapes_[i].streamed > 0 && small_at.contains(shapes_[i].at.sequences)) continue;
     const std::optional<double> estimate = quick_estimate();
     if (!estimate) continue;
     order.emplace_back(*estimate, i);
+    if (shapes_[i].streamed == 0 && kv_memory(w_.needs) < too_much / 100) {
+      small_at.insert(shapes_[i].at.sequences);
+    }
     const Room room{.host = b_.memory - std::min(b_.memory, needs_bytes(w_, w_.rows_wanted))};
     if (i == 0 && shapes_[i].streamed == 0 && weights <= round_down(room.host, kHugePage)) break;
   }
