@@ -14,6 +14,7 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/numa.h"
 
 namespace headrace {
 namespace {
@@ -66,9 +67,11 @@ Arena::Arena(Bytes bytes) {
     munmap(data, size + kBlock);
     refuse(bytes, std::strerror(error));
   }
-  // Both are wishes: a kernel without huge pages still gives correct, slower memory.
+  // All are wishes: a kernel without huge pages still gives correct, slower memory.
   madvise(data, size, MADV_HUGEPAGE);
   madvise(data, size, MADV_DONTFORK);
+  const std::vector<unsigned> nodes = memory_nodes();
+  if (nodes.size() > 1) interleave(data, size, nodes);
   data_ = data;
   size_ = size;
 }

@@ -15,7 +15,8 @@ namespace headrace {
 class Arena {
  public:
   Arena() = default;
-  // Reserves `bytes` rounded up to 2 MiB, aligned to 2 MiB, MADV_HUGEPAGE and MADV_DONTFORK.
+  // Reserves `bytes` rounded up to 2 MiB, aligned to 2 MiB, MADV_HUGEPAGE and MADV_DONTFORK,
+  // spread over the machine's memory nodes.
   // Nothing is touched: memory is backed on first use. Throws kFailed when the kernel refuses.
   explicit Arena(Bytes bytes);
   ~Arena();
