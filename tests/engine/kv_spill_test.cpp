@@ -2,10 +2,9 @@
 // predicted; caps are kept or refused with what would do.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 
-#include "tests/engine/small_models.h"
+#include "tests/engine/random_case.h"
 #include "tests/support/seed.h"
 #include "tests/support/temp_folder.h"
 
@@ -14,48 +13,20 @@ namespace {
 
 using engine::Request;
 using engine::SessionOptions;
+using test::Case;
+using test::expect_exact;
+using test::sum_of;
 
 constexpr const char* kFamilies[] = {"llama", "gemma2", "qwen2", "gemma3", "mistral", "mixtral"};
-constexpr Edge kIn{Tier::kDisk, Tier::kHost}, kOut{Tier::kHost, Tier::kDisk};
-
-struct Case {
-  std::string model;
-  std::vector<Request> requests;
-  SessionOptions base;
-};
+constexpr Edge kIn{Tier::kDisk, Tier::kHost};
 
 Case make_case(Random& random, const test::TempFolder& folder, uint64_t index) {
-  Case c;
-  c.model = folder.path_of("model" + std::to_string(index));
-  const char* dtypes[] = {"float32", "bfloat16"};
-  test::make_model(c.model, random, kFamilies[index % std::size(kFamilies)],
-                   dtypes[random.below(2)]);
-  const uint64_t vocabulary = test::vocabulary_of(c.model);
-  for (uint64_t r = 0, n = random.between(1, 6); r < n; ++r) {
-    Request request;
-    request.prompt = test::random_ids(random, vocabulary, random.between(1, 120));
-    request.sampling.max_tokens = static_cast<uint32_t>(random.between(1, 24));
-    request.sampling.temperature = random.chance(0.5) ? 0.8 : 0.0;
-    request.sampling.seed = random.next_u64();
-    request.sampling.ignore_eos = random.chance(0.8);
-    c.requests.push_back(request);
-  }
-  c.base.store = folder.path_of("stores");
-  c.base.cache = folder.path_of("cache");
-  c.base.threads = 1;
-  return c;
-}
-
-Bytes sum_of(const std::vector<scheduler::ByteRow>& rows, Edge edge, Kind kind) {
-  Bytes sum = 0;
-  for (const auto& row : rows) sum += row.edge == edge && row.kind == kind ? row.bytes : 0;
-  return sum;
-}
-
-Bytes sum_of(const std::vector<swap::LedgerRow>& rows, Edge edge, Kind kind) {
-  Bytes sum = 0;
-  for (const auto& row : rows) sum += row.edge == edge && row.kind == kind ? row.bytes : 0;
-  return sum;
+  return test::random_case(random, folder, index,
+                           {.family = kFamilies[index % std::size(kFamilies)],
+                            .requests_max = 6,
+                            .prompt_max = 120,
+                            .tokens_max = 24,
+                            .ignores_end = 0.8});
 }
 
 struct Spilled {
@@ -77,15 +48,6 @@ Spilled run(const Case& c, const SessionOptions& options) {
   out.result.predicted = session.predicted();
   out.plan = session.plan();
   return out;
-}
-
-void expect_exact(const test::RunResult& result) {
-  for (const Edge edge : {kIn, kOut}) {
-    for (const Kind kind : {Kind::kKv, Kind::kWeights}) {
-      EXPECT_EQ(sum_of(result.predicted, edge, kind), sum_of(result.counted, edge, kind))
-          << name_of(edge) << " " << name_of(kind);
-    }
-  }
 }
 
 // The least that --kv-memory can be, as its refusal tells.

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "tests/engine/small_models.h"
+#include "tests/engine/random_case.h"
 #include "tests/support/seed.h"
 #include "tests/support/temp_folder.h"
 
@@ -14,34 +14,14 @@ namespace {
 
 using engine::Request;
 using engine::SessionOptions;
-
-struct Case {
-  std::string model;
-  std::vector<Request> requests;
-  SessionOptions base;
-};
+using test::Case;
+using test::expect_exact;
 
 Case make_case(Random& random, const test::TempFolder& folder, uint64_t index) {
-  Case c;
-  c.model = folder.path_of("model" + std::to_string(index));
   const char* family = models::families()[index % models::families().size()].name;
-  const char* dtypes[] = {"float32", "bfloat16", "float16"};
-  test::make_model(c.model, random, family, dtypes[random.below(3)]);
-  const uint64_t vocabulary = test::vocabulary_of(c.model);
-  for (uint64_t r = 0, n = random.between(1, 4); r < n; ++r) {
-    Request request;
-    request.prompt = test::random_ids(random, vocabulary, random.between(1, 40));
-    request.sampling.max_tokens = static_cast<uint32_t>(random.between(1, 8));
-    request.sampling.temperature = random.chance(0.5) ? 0.8 : 0.0;
-    request.sampling.top_k = random.chance(0.5) ? 20 : 0;
-    request.sampling.seed = random.next_u64();
-    request.sampling.ignore_eos = true;
-    c.requests.push_back(request);
-  }
-  c.base.store = folder.path_of("stores");
-  c.base.cache = folder.path_of("cache");
-  c.base.threads = 1;
-  return c;
+  return test::random_case(
+      random, folder, index,
+      {.family = family, .requests_max = 4, .prompt_max = 40, .tokens_max = 8});
 }
 
 // What may differ from run to run without changing a bit.
@@ -65,28 +45,6 @@ std::string describe(const SessionOptions& o) {
          (o.choices.prefetch_depth ? std::to_string(*o.choices.prefetch_depth) : "auto") + " io " +
          o.io_engine + " threads " + std::to_string(o.threads) + " device " +
          std::to_string(o.device_memory.value_or(0));
-}
-
-Bytes sum_of(const std::vector<scheduler::ByteRow>& rows, Edge edge, Kind kind) {
-  Bytes sum = 0;
-  for (const auto& row : rows) sum += row.edge == edge && row.kind == kind ? row.bytes : 0;
-  return sum;
-}
-
-void expect_exact(const test::RunResult& result) {
-  for (const swap::LedgerRow& row : result.counted) {
-    EXPECT_EQ(row.bytes, sum_of(result.predicted, row.edge, row.kind))
-        << name_of(row.edge) << " " << name_of(row.kind);
-  }
-  for (const scheduler::ByteRow& row : result.predicted) {
-    Bytes counted = 0;
-    for (const swap::LedgerRow& c : result.counted) {
-      if (c.edge == row.edge && c.kind == row.kind) counted += c.bytes;
-    }
-    EXPECT_EQ(row.bytes, counted) << name_of(row.edge) << " " << name_of(row.kind);
-  }
-  EXPECT_LE(result.holes.least, result.decided);
-  EXPECT_LE(result.decided, result.holes.most);
 }
 
 TEST(SameBits, AnyBudgetPolicyDepthEngineThreadsAndTiers) {
