@@ -4,6 +4,8 @@
 #include "swap/pager.h"
 
 #include <fmt/format.h>
+#include <pthread.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,7 +18,6 @@
 #include <utility>
 
 #include "core/error.h"
-#include "swap/cpu_time.h"
 #include "swap/fault.h"
 #include "swap/inbox.h"
 #include "swap/lanes.h"
@@ -33,15 +34,16 @@ constexpr uint16_t kReadLane = 1;
 constexpr uint16_t kCopyLane = 2;
 constexpr uint16_t kWriteLane = 3;
 constexpr uint32_t kOperationsMax = 256;
-constexpr uint32_t kOperationsMin = 16;
+constexpr uint32_t kOperationsMin = 32;
 
 using State = Tickets::State;
 using Slot = Tickets::Slot;
+using Wakes = Inbox::Wakes;
 
 uint32_t operations_for(const PagerOptions& options) {
   const Bytes requests = options.bytes_in_flight / std::max(options.request_bytes, kBlock);
   // Small chunks make small requests: more of them fit into the same bytes.
-  return static_cast<uint32_t>(std::clamp<Bytes>(requests * 4, kOperationsMin, kOperationsMax));
+  return static_cast<uint32_t>(std::clamp<Bytes>(requests * 8, kOperationsMin, kOperationsMax));
 }
 
 class ThreadedPager final : public Pager {
@@ -65,6 +67,7 @@ class ThreadedPager final : public Pager {
     taken_.reserve(options.tickets_max);
     try {
       owner_ = std::thread([this] { run_promptly(), own_disk(); });
+      owner_handle_ = owner_.native_handle();
     } catch (const std::system_error& error) {
       throw_no_thread(error);
     }
@@ -109,8 +112,9 @@ class ThreadedPager final : public Pager {
     Inbox& inbox = is_read ? disk_ : copies_;
     const std::lock_guard lock(inbox.mutex);
     inbox.lanes.push(transfer.priority, ticket);
-    if (inbox.waiting) {
-      inbox.waiting = false;
+    if (inbox.wakes == Wakes::kAll ||
+        (inbox.wakes == Wakes::kDemand && transfer.priority == Priority::kDemand)) {
+      inbox.wakes = Wakes::kNothing;
       if (is_read) backend_->wake();
       inbox.filled.notify_one();
     }
@@ -142,16 +146,27 @@ class ThreadedPager final : public Pager {
   }
 
   PagerCounters counters() const override {
+    const double verify_s = verify_cpu_s_.load(std::memory_order_relaxed);
+    const double unpack_s = unpack_cpu_s_.load(std::memory_order_relaxed);
     return {.started = started_.load(std::memory_order_relaxed),
             .done = finished(),
             .retries = retries_.load(std::memory_order_relaxed),
             .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
-            .io_cpu_s = io_cpu_s_.load(std::memory_order_relaxed),
-            .verify_cpu_s = verify_cpu_s_.load(std::memory_order_relaxed),
-            .unpack_cpu_s = unpack_cpu_s_.load(std::memory_order_relaxed)};
+            .io_cpu_s = owner_cpu_s() - verify_s - unpack_s,
+            .verify_cpu_s = verify_s,
+            .unpack_cpu_s = unpack_s};
   }
 
  private:
+  // Asked for by who wants to know: the owner would pay for it in every turn.
+  double owner_cpu_s() const {
+    clockid_t clock{};
+    timespec now{};
+    if (pthread_getcpuclockid(owner_handle_, &clock) != 0) return 0;
+    if (clock_gettime(clock, &now) != 0) return 0;
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+  }
+
   [[noreturn]] static void throw_no_thread(const std::system_error& error) {
     throw Error(ErrorCode::kFailed,
                 fmt::format("threads for the disk and for copies: {}; allow this user more of them "
@@ -236,15 +251,9 @@ class ThreadedPager final : public Pager {
     results.clear();
     if (stop && mover_) mover_->drop_queued(results);
     if (stop) reader.drop_queued(results);
-    // Nothing under way: only a start, or the end, can change that.
-    const uint64_t wait_ns = reader.idle() ? kForever : stalls_.stall_ns;
     const bool backed = caps_may_change_ && options_.prefault->done();
-    if (!stop || !reader.idle()) reader.turn(wait_ns, results);
+    if (!stop || !reader.idle()) turn(reader, results);
     if (backed) look_at_caps();
-    {
-      const std::lock_guard lock(disk_.mutex);
-      disk_.waiting = false;
-    }
     for (ChunkResult& result : results) {
       const bool piece = mover_ && mover_->owns(result.id);
       if (!piece || mover_->finish(result, reader, result)) finish_read(result);
@@ -255,9 +264,27 @@ class ThreadedPager final : public Pager {
     const double unpack_s = unpacker_ ? unpacker_->cpu_s() : 0;
     verify_cpu_s_.store(verify_s, std::memory_order_relaxed);
     unpack_cpu_s_.store(unpack_s, std::memory_order_relaxed);
-    io_cpu_s_.store(static_cast<double>(thread_cpu_ns()) * 1e-9 - verify_s - unpack_s,
-                    std::memory_order_relaxed);
     return !stop || !reader.idle();
+  }
+
+  // The reader's turn, but what was started while it slept goes out with what it sends then.
+  void turn(Reader& reader, std::vector<ChunkResult>& results) {
+    reader.send();
+    // Nothing under way: only a start, or the end, can change that.
+    const uint64_t wait_ns = reader.idle() ? kForever : stalls_.stall_ns;
+    reader.receive(listen(reader) ? wait_ns : 0);
+    take_started(reader);
+    reader.send();
+    reader.verify(results);
+  }
+
+  // From here on a start that could leave at once makes the poll that follows return; others are
+  // taken when something has come back and left room. False: something was started before.
+  bool listen(const Reader& reader) {
+    const std::lock_guard lock(disk_.mutex);
+    if (!disk_.lanes.empty()) return false;
+    disk_.wakes = reader.has_room() ? Wakes::kAll : Wakes::kDemand;
+    return true;
   }
 
   // Hands the reader what was started; true when it is time to stop.
@@ -278,7 +305,7 @@ class ThreadedPager final : public Pager {
         }
       }
       stop = disk_.stop;
-      disk_.waiting = true;  // a start from here on makes the poll that follows return
+      disk_.wakes = Wakes::kNothing;
     }
     hand_over(reader);
     while (unpacker_ && unpacker_->has_waiting() && (stop || unpacker_->has_place())) {
@@ -396,7 +423,7 @@ class ThreadedPager final : public Pager {
         disk_.lanes.pop(lane);
       }
       if (disk_.stop) return;
-      disk_.waiting = true;
+      disk_.wakes = Wakes::kAll;
       disk_.filled.wait(lock, [&] { return disk_.stop || !disk_.lanes.empty(); });
     }
   }
@@ -404,9 +431,9 @@ class ThreadedPager final : public Pager {
   void copy() {
     std::unique_lock lock(copies_.mutex);
     for (;;) {
-      copies_.waiting = true;
+      copies_.wakes = Wakes::kAll;
       copies_.filled.wait(lock, [&] { return copies_.stop || !copies_.lanes.empty(); });
-      copies_.waiting = false;
+      copies_.wakes = Wakes::kNothing;
       if (copies_.stop) return;
       const Priority lane = copies_.lanes.turn();
       const Ticket ticket = copies_.lanes.front(lane);
@@ -444,9 +471,10 @@ class ThreadedPager final : public Pager {
   uint64_t lane_free_ns_[4] = {};  // by trace lane: the end of what was recorded last
   std::string engine_failure_ = "the pager was closed";
   std::atomic<uint64_t> started_{0}, retries_{0}, checksum_failures_{0};
-  std::atomic<double> io_cpu_s_{0}, verify_cpu_s_{0}, unpack_cpu_s_{0};
+  std::atomic<double> verify_cpu_s_{0}, unpack_cpu_s_{0};
 
   std::thread owner_, copier_;
+  pthread_t owner_handle_{};  // while it lives
 };
 
 }  // namespace

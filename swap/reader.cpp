@@ -16,8 +16,6 @@ constexpr Bytes kRequestMax = 16 * kMiB;
 // How far a late wake-up may be made up for: longer than a timer's slack and a busy machine's
 // stalls, shorter than what a rehearsal would notice as a burst.
 constexpr uint64_t kCatchUpNs = 50'000'000;
-// Checksums of one turn: little enough that the device, refilled before them, does not run dry.
-constexpr Bytes kVerifyPerTurn = 2 * kMiB;
 
 }  // namespace
 
@@ -304,16 +302,22 @@ uint64_t Reader::gate_wait_ns() const {
 }
 
 void Reader::turn(uint64_t wait_ns, std::vector<ChunkResult>& results) {
+  send();
+  receive(wait_ns);
+  send();
+  verify(results);
+}
+
+void Reader::send() {
   fill();
   submit();
+}
+
+void Reader::receive(uint64_t wait_ns) {
   completions_.clear();
   const uint64_t wait = arrived_.empty() ? std::min(wait_ns, gate_wait_ns()) : 0;
   backend_.poll(1, wait, completions_);
   for (const IoCompletion& completion : completions_) complete(completion);
-  // The device gets its next work before the processor looks at what has arrived.
-  fill();
-  submit();
-  verify_arrived(kVerifyPerTurn, results);
 }
 
 // At least one chunk of those that have arrived, the oldest first.

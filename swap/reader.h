@@ -30,6 +30,8 @@ namespace headrace::swap {
 inline constexpr uint32_t kAgainMax = 64;   // EINTR and EAGAIN in a row before giving up
 inline constexpr uint32_t kFailedMax = 64;  // errors of one request: more than halving one needs
 inline constexpr uint64_t kForever = UINT64_MAX;
+// Checksums of one turn: little enough that the device, refilled before them, does not run dry.
+inline constexpr Bytes kVerifyPerTurn = 2 * kMiB;
 
 struct ChunkRead {
   uint32_t id = 0;  // below reads_max, and not in use
@@ -83,9 +85,19 @@ class Reader {
   Reader(IoBackend& backend, const Clock& clock, const ReaderOptions& options);
 
   void add(const ChunkRead& read);
-  // One turn: sends what fits, waits up to `wait_ns` for something to come back (returns early on
-  // the backend's wake()), verifies whole chunks and appends their results.
+  // One turn is send(), receive(), send(), verify(): the device gets its next work before the
+  // processor looks at what has arrived.
   void turn(uint64_t wait_ns, std::vector<ChunkResult>& results);
+  // Sends what fits.
+  void send();
+  // Waits up to `wait_ns` for something to come back; returns early on the backend's wake(), and at
+  // once where something has arrived that is not verified.
+  void receive(uint64_t wait_ns);
+  // Verifies whole chunks, few at a time, and appends their results.
+  void verify(std::vector<ChunkResult>& results) { verify_arrived(kVerifyPerTurn, results); }
+  // Whether a chunk that is added now could leave before something comes back. One of the demand
+  // lane may, where this says no: it overtakes what waits for room.
+  bool has_room() const { return lanes_.empty() && in_flight_ < options_.bytes_in_flight; }
   // Gives up what has not left yet; what has left must still be waited for with turn().
   void drop_queued(std::vector<ChunkResult>& results);
 

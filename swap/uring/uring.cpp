@@ -99,15 +99,17 @@ class Uring final : public IoBackend {
     const uint64_t begin = steady_clock().now_ns();
     const uint64_t limit = std::min(timeout_ns, kWaitMaxNs);
     bool woken = false;
-    for (;;) {
+    // The kernel delivers when it is entered, so that one look at the queue is not enough; after
+    // having waited, it is.
+    for (bool entered = false;;) {
       woken |= reap(out);
-      const uint64_t elapsed = steady_clock().now_ns() - begin;
       const bool enough = woken || out.size() - before >= least;
+      const uint64_t elapsed = enough ? 0 : steady_clock().now_ns() - begin;
       const uint64_t left = enough || elapsed >= limit ? 0 : limit - elapsed;
+      const bool delivered = entered || (enough && io_uring_sq_ready(&ring_) == 0);
+      if (left == 0 && delivered) return;
       enter(left > 0 ? 1 : 0, left);
-      if (left > 0) continue;
-      reap(out);
-      return;
+      entered = true;
     }
   }
 
