@@ -158,15 +158,21 @@ struct Reading {
   double seconds = 0, cpu_s = 0, verify_s = 0;
 };
 
-// One round through the pager: as many transfers under way as there is room for.
+// One round through the pager: as many transfers under way as there is room for. What is done is
+// taken back some at a time, as a run does that computes meanwhile.
 Reading read_all(swap::Pager& pager, const Chunks& chunks, const Arena& room) {
   const size_t slots = room.size() / chunks.most, count = chunks.list.size();
+  const size_t group = std::max<size_t>(1, slots / 4);
   std::vector<swap::Ticket> tickets(count);
   const auto readers_cpu = [] { return cpu_s(RUSAGE_SELF) - cpu_s(RUSAGE_THREAD); };
   const double verify = pager.counters().verify_cpu_s, cpu = readers_cpu();
   const double begin = steady_clock().seconds();
   for (size_t next = 0; next < count + slots; ++next) {
-    if (next >= slots && next - slots < count) pager.wait(tickets[next - slots]);
+    if (next >= slots && next - slots < count) {
+      const size_t oldest = next - slots;  // the last of its group is waited for first
+      if (oldest % group == 0) pager.wait(tickets[std::min(oldest + group, count) - 1]);
+      if (oldest % group != group - 1 && oldest != count - 1) pager.wait(tickets[oldest]);
+    }
     if (next >= count) continue;
     tickets[next] = pager.start({.object = chunks.list[next].object,
                                  .chunk = chunks.list[next].chunk,

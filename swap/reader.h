@@ -31,7 +31,7 @@ inline constexpr uint32_t kAgainMax = 64;   // EINTR and EAGAIN in a row before 
 inline constexpr uint32_t kFailedMax = 64;  // errors of one request: more than halving one needs
 inline constexpr uint64_t kForever = UINT64_MAX;
 // Checksums of one turn: little enough that the device, refilled before them, does not run dry.
-inline constexpr Bytes kVerifyPerTurn = 2 * kMiB;
+inline constexpr Bytes kVerifyPerTurn = 4 * kMiB;
 
 struct ChunkRead {
   uint32_t id = 0;  // below reads_max, and not in use

@@ -22,6 +22,7 @@ class Tickets {
     Transfer transfer;
     Extent extent;
     ChunkResult result;  // written by the thread that finishes it, before `state` says so
+    bool awaited = false;
   };
 
   explicit Tickets(uint32_t count) : slots_(count) {
@@ -57,28 +58,35 @@ class Tickets {
     return (*this)[ticket].state.load(std::memory_order_acquire) == State::kDone;
   }
 
-  void wait(Ticket ticket) const {
+  void wait(Ticket ticket) {
     if (done(ticket)) return;
     std::unique_lock lock(mutex_);
+    slots_[ticket].awaited = true;
     changed_.wait(lock, [&] { return done(ticket); });
+    slots_[ticket].awaited = false;
   }
 
+  // Wakes only whom it concerns: a wake-up costs as much as submitting a read.
   void finish(Slot& slot) {
+    bool wakes = false;
     {
       const std::lock_guard lock(mutex_);
       slot.state.store(State::kDone, std::memory_order_release);
       ++finished_;
+      wakes = slot.awaited || watchers_ > 0;
     }
-    changed_.notify_all();  // after the lock: who wakes need not wait for it
+    if (wakes) changed_.notify_all();  // after the lock: who wakes need not wait for it
   }
 
   uint64_t finished() const {
     const std::lock_guard lock(mutex_);
     return finished_;
   }
-  uint64_t wait_change(uint64_t seen) const {
+  uint64_t wait_change(uint64_t seen) {
     std::unique_lock lock(mutex_);
+    ++watchers_;
     changed_.wait(lock, [&] { return finished_ != seen; });
+    --watchers_;
     return finished_;
   }
 
@@ -86,9 +94,11 @@ class Tickets {
   std::vector<Slot> slots_;
   std::mutex free_mutex_;
   std::vector<Ticket> free_;
-  mutable std::mutex mutex_;  // guards finished_, and every slot's way to kDone
-  mutable std::condition_variable changed_;
+  mutable std::mutex
+      mutex_;  // guards what follows, and of every slot the way to kDone and who waits
+  std::condition_variable changed_;
   uint64_t finished_ = 0;
+  uint32_t watchers_ = 0;  // that wait for any to finish
 };
 
 }  // namespace headrace::swap

@@ -236,6 +236,78 @@ TEST(Pager, ReportsABadBlockWithItsPlace) {
   EXPECT_THAT(error.what(), HasSubstr("byte " + std::to_string(store.extents(0)[0].offset)));
 }
 
+// A wake-up costs both threads microseconds: what cannot leave before something has come back does
+// not ask for one, unless it is demanded, which may overtake what waits.
+TEST(Pager, StartsWakeTheDiskOnlyWhereItHelps) {
+  // Holds everything until it is told to answer.
+  class Holding final : public IoBackend {
+   public:
+    explicit Holding(std::span<const std::byte> file) : file_(file) {}
+    IoCaps caps() const override { return {.name = "holding"}; }
+    size_t submit(std::span<const IoOp> ops) override {
+      held_.insert(held_.end(), ops.begin(), ops.end());
+      return ops.size();
+    }
+    void poll(size_t, uint64_t, std::vector<IoCompletion>& out) override {
+      std::unique_lock lock(mutex_);
+      asleep_ = !held_.empty();
+      changed_.notify_all();
+      changed_.wait(lock, [&] { return woken_ || (answer_ && !held_.empty()); });
+      woken_ = asleep_ = false;
+      if (!answer_) return;
+      for (const IoOp& op : held_) {
+        std::memcpy(op.data, file_.data() + op.offset, op.bytes);
+        out.push_back({op.user, static_cast<int32_t>(op.bytes)});
+      }
+      held_.clear();
+    }
+    size_t in_flight() const override { return held_.size(); }
+    void wake() override {
+      const std::lock_guard lock(mutex_);
+      woken_ = true;
+      ++wakes_;
+      changed_.notify_all();
+    }
+    void answer() {
+      const std::lock_guard lock(mutex_);
+      answer_ = true;
+      changed_.notify_all();
+    }
+    int wakes_when_asleep() {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return asleep_; });
+      return wakes_;
+    }
+
+   private:
+    std::span<const std::byte> file_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool woken_ = false, answer_ = false, asleep_ = false;
+    int wakes_ = 0;
+    std::vector<IoOp> held_;
+  };
+  Random random(test::seed());
+  const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
+  const Arena arena(4 * store.most());
+  const auto at = [&](Bytes i) { return arena.data() + i * store.most(); };
+  auto holding = std::make_unique<Holding>(store.images()[0]);
+  Holding& device = *holding;
+  const auto pager = make_pager(store, std::move(holding), {.bytes_in_flight = kBlock});
+  std::vector<Ticket> tickets = {pager->start({.target = at(0)})};
+  const int before = device.wakes_when_asleep();
+  tickets.push_back(pager->start({.target = at(1)}));
+  tickets.push_back(pager->start({.target = at(2)}));
+  EXPECT_EQ(device.wakes_when_asleep(), before);
+  tickets.push_back(pager->start({.target = at(3), .priority = Priority::kDemand}));
+  EXPECT_EQ(device.wakes_when_asleep(), before + 1);
+  device.answer();
+  for (const Ticket ticket : tickets) pager->wait(ticket);
+  for (Bytes i = 0; i < 4; ++i) {
+    EXPECT_EQ(std::memcmp(at(i), store.truth(0, 0).data(), store.truth(0, 0).size()), 0);
+  }
+}
+
 TEST(Pager, TellsOfADiskThatDoesNotAnswerAndWaitsForIt) {
   // Answers when it is told to, and not before.
   class Late final : public IoBackend {
