@@ -60,10 +60,9 @@ function(headrace_test name)
     set_source_files_properties(${arg_SOURCES} PROPERTIES COMPILE_OPTIONS
       -fno-sanitize=null,alignment,vptr,object-size)
   endif()
-  if(HEADRACE_SANITIZE)  # GCC 12 takes the operator new that a test counts with for the library's
-    target_compile_options(${name} PRIVATE
-      $<$<CXX_COMPILER_ID:GNU>:-Wno-mismatched-new-delete>)
-  endif()
+  # GCC 12 takes the operator new that a test counts with for the library's.
+  target_compile_options(${name} PRIVATE
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-mismatched-new-delete>)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 600)
   endif()
