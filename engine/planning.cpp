@@ -13,6 +13,7 @@
 #include "engine/in_place.h"
 #include "engine/limits.h"
 #include "engine/report.h"
+#include "engine/usage.h"
 #include "kernels/stack.h"
 #include "scheduler/kv.h"
 #include "scheduler/search.h"
@@ -156,7 +157,8 @@ Bytes base_bytes(Bytes tokenizer_bytes, size_t chunks, uint64_t vocabulary) {
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
                                    const Demand& demand, const kernels::Kernels& k,
-                                   ThreadPool& pool, const SafetensorsFolder* in_place) {
+                                   ThreadPool& pool, const std::string& usage_file,
+                                   const SafetensorsFolder* in_place) {
   auto planned = std::make_unique<Planned>();
   planned->layout = models::layout_of(config);
   planned->decoder = std::make_unique<models::Decoder>(config, planned->layout);
@@ -175,6 +177,8 @@ std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std:
   planned->workload =
       make_workload(config, name, planned->layout, *planned->decoder, tokenizer_bytes, demand,
                     static_cast<uint32_t>(std::min(at_once, requests)), k.isa);
+  planned->workload.localities =
+      localities(read_usage(usage_file, planned->workload), planned->workload);
   planned->workload.needs.base += pool.threads() * kernels::kThreadStackBytes;
   if (in_place != nullptr) {
     plan_in_place(planned->workload, planned->layout, *in_place, in_flight_of(planned->machine));

@@ -1,6 +1,7 @@
 #include "engine/replay.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace headrace::engine {
 
@@ -12,6 +13,7 @@ Replay::Replay(const scheduler::Plan& plan, const scheduler::Workload& workload,
     const SegmentSpec& segment = workload.segments[hole.segment];
     layer_of_.push_back(segment.kind == SegmentKind::kExperts ? layer++ : kNone);
     size_t chunks = 0;
+    if (layer_of_.back() != kNone) experts_all_ += segment.candidates.size();
     for (ObjectId id : segment.candidates) chunks += workload.objects[id].chunks.size();
     picks_max = std::max(picks_max, chunks);
   }
@@ -42,6 +44,11 @@ void Replay::decide(uint32_t hole_index, std::span<const scheduler::Choice> choi
   if (routed) {
     experts_.hits += filled_.hits;
     experts_.misses += filled_.picks.size() - filled_.hits;
+    pass_.picked += filled_.picks.size();
+    for (const scheduler::Pick& pick : filled_.picks) {
+      pass_.pooled += pick.slot.space == scheduler::Space::kPool;
+      pass_.missed += pick.fetch;
+    }
   }
   if (hole.pool == kNone) return;
   by_hole_[hole_index] += filled_.bytes;
@@ -49,7 +56,38 @@ void Replay::decide(uint32_t hole_index, std::span<const scheduler::Choice> choi
   rows_[hole.pool].operations += filled_.operations;
 }
 
-void Replay::end_pass(uint32_t rows) {
+void Replay::note_pass(uint32_t rows, bool decodes) {
+  const Passes pass = std::exchange(pass_, {});
+  if (!std::exchange(begun_, true) || !decodes || pass.pooled == 0) return;
+  for (Passes& kind : kinds_) {
+    if (kind.count != 0 && kind.rows != rows) continue;
+    kind = {rows, kind.count + 1, kind.picked + pass.picked, kind.pooled + pass.pooled,
+            kind.missed + pass.missed};
+    return;
+  }
+}
+
+Usage Replay::usage() const {
+  Usage out = usage_;
+  const bool foresees = std::all_of(
+      plan_.pools.begin(), plan_.pools.end(),
+      [](const scheduler::Pool& pool) { return pool.evict == scheduler::Evict::kForecast; });
+  constexpr uint64_t kFew = 4;  // passes that say nothing
+  for (const Passes& kind : kinds_) {
+    if (kind.count < kFew || !foresees) continue;
+    const auto millionths = [](uint64_t part, uint64_t all) { return part * kMillion / all; };
+    const double even = scheduler::even_miss_share(plan_, workload_, kind.rows);
+    add_passes(out, {.rows = kind.rows,
+                     .count = kind.count,
+                     .picked = millionths(kind.picked, experts_all_ * kind.count),
+                     .missed = millionths(kind.missed, kind.pooled),
+                     .even = static_cast<uint64_t>(even * kMillion)});
+  }
+  return out;
+}
+
+void Replay::end_pass(uint32_t rows, bool decodes) {
+  note_pass(rows, decodes);
   if (rows_.empty()) return;
   if (rows != pass_rows_) {
     pass_rows_ = rows;

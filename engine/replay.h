@@ -3,6 +3,7 @@
 // thread.
 #pragma once
 
+#include <array>
 #include <span>
 #include <vector>
 
@@ -28,17 +29,24 @@ class Replay {
   std::vector<scheduler::PoolState> pools() const { return pools_; }
 
   void decide(uint32_t hole, std::span<const scheduler::Choice> choices);
-  void end_pass(uint32_t rows);
+  // `decodes`: every row is another request's next token; only such passes tell of later runs.
+  void end_pass(uint32_t rows, bool decodes);
 
   std::span<const scheduler::ByteRow> rows() const { return rows_; }  // per pool
   Bytes bytes() const;
   Bytes bytes(uint32_t hole) const { return by_hole_[hole]; }
   scheduler::HoleBytes range() const { return range_; }  // least and most that could have been
   const ExpertCounts& experts() const { return experts_; }
-  Bytes held(uint32_t pool) const;               // slots that are filled
-  const Usage& usage() const { return usage_; }  // this run included
+  Bytes held(uint32_t pool) const;  // slots that are filled
+  Usage usage() const;              // of earlier runs and this one
 
  private:
+  struct Passes {  // with the same number of rows
+    uint32_t rows = 0;
+    uint64_t count = 0, picked = 0, pooled = 0, missed = 0;
+  };
+  void note_pass(uint32_t rows, bool decodes);
+
   const scheduler::Plan& plan_;
   const scheduler::Workload& workload_;
   Usage usage_;
@@ -51,6 +59,10 @@ class Replay {
   ExpertCounts experts_;
   scheduler::HoleBytes range_, pass_range_;
   uint32_t pass_rows_ = 0;  // that pass_range_ is of
+  uint64_t experts_all_ = 0;
+  Passes pass_;                     // under way
+  std::array<Passes, 32> kinds_{};  // the first so many kinds
+  bool begun_ = false;              // the first pass, which finds the pools empty, is over
 };
 
 }  // namespace headrace::engine

@@ -49,7 +49,7 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
     options_.disk_used = files ? prepared_bytes(folder_, *files) : store_->info().bytes;
   }
   planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_,
-                       in_place ? &*files : nullptr);
+                       in_place ? "" : path + "/usage", in_place ? &*files : nullptr);
   scratch_ = make_scratch(planned_->plan, planned_->budgets, stores_folder(options_));
   if (in_place) {
     store_ = open_in_place(folder_, *files, planned_->layout, k_);
@@ -233,7 +233,10 @@ void Session::check_store() const {
 void Session::run(const models::Pass& pass) {
   if (scratch_) replay_kv(pass);
   executor_->run(*activations_, pass);
-  replay_->end_pass(static_cast<uint32_t>(pass.tokens.size()));
+  const size_t rows = pass.tokens.size();
+  const bool decodes =
+      pass.output_rows.size() == rows && (rows == 1 || pass.sequence[0] != pass.sequence[1]);
+  replay_->end_pass(static_cast<uint32_t>(rows), decodes);
   if (trace_) trace_resident();
 }
 

@@ -56,6 +56,8 @@ struct Demand {
 
 // The planning half: needs a config, no weights. Used by `plan` and by Session alike. `in_place`:
 // the shards that a run without a store reads, whose offsets decide what each read moves.
+// `usage_file`: what earlier runs left (engine/usage.h), by which experts are expected; empty:
+// none.
 struct Planned {
   models::WeightLayout layout;
   std::unique_ptr<models::Decoder> decoder;
@@ -68,7 +70,8 @@ struct Planned {
 std::unique_ptr<Planned> make_plan(const models::ModelConfig& config, const std::string& name,
                                    Bytes tokenizer_bytes, const SessionOptions& options,
                                    const Demand& demand, const kernels::Kernels& k,
-                                   ThreadPool& pool, const SafetensorsFolder* in_place = nullptr);
+                                   ThreadPool& pool, const std::string& usage_file,
+                                   const SafetensorsFolder* in_place = nullptr);
 
 scheduler::Workload make_workload(const models::ModelConfig& config, const std::string& name,
                                   const models::WeightLayout& layout,

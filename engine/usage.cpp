@@ -15,9 +15,12 @@ namespace headrace::engine {
 
 namespace {
 
-constexpr std::string_view kFirst = "headrace-usage 1\n", kLast = "end\n";
+constexpr std::string_view kFirst = "headrace-usage 2\n", kLast = "end\n";
 constexpr uint64_t kRowsMost = 1 << 20;
 constexpr Bytes kFileMost = 64 * kMiB;
+constexpr size_t kPassesMost = 64;       // kinds
+constexpr uint64_t kWeightMost = 256;    // passes: what is older fades
+constexpr uint64_t kEvenApart = 20'000;  // millionths: shares of another pool
 
 struct Reader {
   std::string_view left;
@@ -64,10 +67,67 @@ void age(Usage& usage) {
   }
 }
 
+void add_passes(Usage& usage, const Usage::Passes& passes) {
+  const auto apart = [&](const Usage::Passes& p) {
+    return std::max(p.even, passes.even) - std::min(p.even, passes.even);
+  };
+  const auto same = std::find_if(usage.passes.begin(), usage.passes.end(), [&](const auto& p) {
+    return p.rows == passes.rows && apart(p) <= kEvenApart;
+  });
+  Usage::Passes sum = passes;
+  if (same != usage.passes.end()) {
+    const uint64_t before = std::min(same->count, kWeightMost), all = before + passes.count;
+    const auto mean = [&](uint64_t old, uint64_t fresh) {
+      return (old * before + fresh * passes.count + all / 2) / all;
+    };
+    sum = {.rows = passes.rows,
+           .count = all,
+           .picked = mean(same->picked, passes.picked),
+           .missed = mean(same->missed, passes.missed),
+           .even = mean(same->even, passes.even)};
+    usage.passes.erase(same);
+  } else if (usage.passes.size() == kPassesMost) {
+    usage.passes.erase(usage.passes.begin());
+  }
+  sum.count = std::min(sum.count, kWeightMost);
+  usage.passes.push_back(sum);
+}
+
+std::vector<scheduler::Locality> localities(const Usage& usage,
+                                            const scheduler::Workload& workload) {
+  const auto routed =
+      std::find_if(workload.segments.begin(), workload.segments.end(),
+                   [](const SegmentSpec& s) { return s.kind == SegmentKind::kExperts; });
+  std::vector<scheduler::Locality> out;
+  if (routed == workload.segments.end()) return out;
+  const auto share = [](uint64_t millionths) { return static_cast<double>(millionths) / kMillion; };
+  for (const Usage::Passes& p : usage.passes) {
+    out.push_back({.rows = static_cast<uint32_t>(p.rows),
+                   .even = share(p.even),
+                   .missed = share(p.missed),
+                   .picked = share(p.picked)});
+  }
+  // Unless this model was seen in passes of like size: one row's experts are missed as the fifth
+  // power of the even share (docs/design/007-experts.md); rows that together pick all of a layer
+  // leave nothing to favour.
+  const double one = std::min(0.9, static_cast<double>(routed->choices_per_row) /
+                                       static_cast<double>(routed->candidates.size()));
+  for (uint32_t rows = 1; rows <= 1024; rows *= 2) {
+    const double power = 1 + 4 * std::pow(1 - one, rows - 1.0);
+    for (const double even : {0.1, 0.3, 0.5, 0.7, 0.9}) {
+      out.push_back({.rows = rows, .even = even, .missed = std::pow(even, power), .doubt = 1.5});
+    }
+  }
+  return out;
+}
+
 std::string print_usage(const Usage& usage) {
   std::string text(kFirst);
   for (const Usage::Layer& layer : usage.layers) {
     text += fmt::format("layer {} {}\n", layer.rows, fmt::join(layer.picks, " "));
+  }
+  for (const Usage::Passes& p : usage.passes) {
+    text += fmt::format("passes {} {} {} {} {}\n", p.rows, p.count, p.picked, p.missed, p.even);
   }
   return text.append(kLast);
 }
@@ -82,6 +142,17 @@ bool parse_usage(std::string_view text, Usage& out) {
       if (!reader.is(" ") || !reader.number(layer.rows, picks)) return false;
     }
     if (!reader.is("\n")) return false;
+  }
+  read.passes.clear();
+  while (reader.is("passes ")) {
+    if (read.passes.size() == kPassesMost) return false;
+    Usage::Passes& p = read.passes.emplace_back();
+    const bool good = reader.number(kRowsMost, p.rows) && reader.is(" ") &&
+                      reader.number(kWeightMost, p.count) && reader.is(" ") &&
+                      reader.number(kMillion, p.picked) && reader.is(" ") &&
+                      reader.number(kMillion, p.missed) && reader.is(" ") &&
+                      reader.number(kMillion, p.even) && reader.is("\n");
+    if (!good || p.rows == 0 || p.count == 0) return false;
   }
   if (!reader.is(kLast) || !reader.left.empty()) return false;
   out = std::move(read);

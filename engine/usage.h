@@ -12,13 +12,24 @@
 
 namespace headrace::engine {
 
+inline constexpr uint64_t kMillion = 1'000'000;
+
 struct Usage {
+  struct Passes {        // of one kind, as they went
+    uint64_t rows = 0;   // of each
+    uint64_t count = 0;  // how many: they weigh that much against later ones
+    // Millionths: of all experts those picked, of those that do not stay those fetched, and those
+    // that would have been if all picks were as likely.
+    uint64_t picked = 0, missed = 0, even = 0;
+    bool operator==(const Passes&) const = default;
+  };
   struct Layer {
     uint64_t rows = 0;
     std::vector<uint64_t> picks;  // of those rows, by expert
     bool operator==(const Layer&) const = default;
   };
-  std::vector<Layer> layers;  // routed ones, in order
+  std::vector<Layer> layers;   // routed ones, in order
+  std::vector<Passes> passes;  // kPassesMost at most, the oldest first
   bool operator==(const Usage&) const = default;
 };
 
@@ -26,6 +37,11 @@ struct Usage {
 Usage empty_usage(const scheduler::Workload& workload);
 // Old runs count half once more than a million rows were seen.
 void age(Usage& usage);
+// Adds passes to those of the same kind, which are as good as a pool of the same size shows them.
+void add_passes(Usage& usage, const Usage::Passes& passes);
+// What a plan may expect: as those passes were, and as other models' are.
+std::vector<scheduler::Locality> localities(const Usage& usage,
+                                            const scheduler::Workload& workload);
 
 std::string print_usage(const Usage& usage);
 // False, and `out` is as it was: the text is damaged, or not of a model like `out`'s.

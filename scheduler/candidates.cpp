@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "scheduler/cost.h"
+#include "scheduler/fill.h"
 #include "scheduler/kv.h"
 
 namespace headrace::scheduler {
@@ -156,12 +157,13 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, co
              const Homes& homes, bool has_device, uint32_t rows) {
   Bytes disk = homes.disk;
   uint64_t disk_ops = homes.disk_ops;
-  double flops = 0, expert_bytes = 0;
+  double flops = 0, expert_bytes = 0, per_row = 0;
   for (const SegmentSpec& s : w.segments) {
     const double n = static_cast<double>(std::max<size_t>(1, s.candidates.size()));
     const double picked = s.kind == SegmentKind::kExperts ? s.choices_per_row : 1.0;
     flops += picked * rows * (s.cost.flops_per_row + s.cost.flops_per_row_context * w.context);
     if (s.kind != SegmentKind::kExperts) continue;
+    per_row = std::min(1.0, picked / n);
     const double distinct = n * -std::expm1(rows * std::log1p(-std::min(1 - 1e-9, picked / n)));
     expert_bytes += distinct / n * static_cast<double>(inventory.experts_bytes) /
                     std::max<double>(1.0, static_cast<double>(inventory.experts.size())) * n;
@@ -178,8 +180,12 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, co
     const double missed = 1.0 - std::min(1.0, static_cast<double>(slots) /
                                                   static_cast<double>(inventory.experts.size()));
     const double chunk = std::max<double>(1.0, static_cast<double>(inventory.expert_chunk));
-    disk += static_cast<Bytes>(missed * expert_bytes);
-    disk_ops += static_cast<uint64_t>(missed * expert_bytes / chunk);
+    const PickShares even{expert_bytes / static_cast<double>(inventory.experts_bytes), missed};
+    const PickShares shares = with_locality(w, even, per_row, rows);
+    const double bytes =
+        shares.picked * shares.missed * static_cast<double>(inventory.experts_bytes);
+    disk += static_cast<Bytes>(bytes);
+    disk_ops += static_cast<uint64_t>(bytes / chunk);
   }
   load.disk_s = seconds(m, {Tier::kDisk, Tier::kHost}, disk, disk_ops);
   if (has_device)

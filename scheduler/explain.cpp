@@ -186,9 +186,7 @@ class Explanation {
     }
     if (plan_.kv.slots > 0) add(keys_and_values());
     if (const auto rate = expected_hit_rate(plan_, workload_, plan_.sequences)) {
-      add(
-          fmt::format("{:.1f} % of the experts that a pass wants are there, more if its routers "
-                      "have favourites",
+      add(fmt::format("{:.1f} % of the experts that a pass wants are expected to be there",
                       *rate * 100));
     }
     line("streams", list);

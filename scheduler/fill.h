@@ -51,7 +51,7 @@ void fill(const Plan& plan, const Workload& workload, const Hole& hole,
           std::span<const Choice> choices, PoolState& state, Filled& out);
 
 // Bytes of one pass through the hole with `rows` rows: whatever the data are, and expected for
-// uniform, independent choices.
+// independent choices, experts with the workload's locality, all else uniform.
 struct HoleBytes {
   Bytes least = 0, expected = 0, most = 0;
 };
@@ -67,8 +67,19 @@ struct PassRow {
 std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& workload, uint32_t rows);
 HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
 
-// Of the picks at routed experts in a pass of `rows` rows, the share that is there: expected for
-// uniform, independent choices. nullopt: no expert is fetched, or the model has none.
+// Of a routed hole's candidates those that a pass picks, and of these those that it must fetch.
+struct PickShares {
+  double picked = 0, missed = 0;
+};
+// Where they would be `even` if all picks were as likely, and a row picks the share `per_row`: what
+// to expect of this model.
+PickShares with_locality(const Workload& workload, const PickShares& even, double per_row,
+                         uint32_t rows);
+// Of the picks at routed experts in a pass of `rows` rows, the share that is there, as expected.
+// nullopt: no expert is fetched, or the model has none.
 std::optional<double> expected_hit_rate(const Plan& plan, const Workload& workload, uint32_t rows);
+// Of the picks at routed experts that do not stay, the share that would be fetched if all were as
+// likely: Locality::even. 0: no expert is fetched.
+double even_miss_share(const Plan& plan, const Workload& workload, uint32_t rows);
 
 }  // namespace headrace::scheduler

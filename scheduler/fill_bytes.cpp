@@ -26,6 +26,19 @@ std::vector<uint32_t> staying_chunks(const Plan& plan, const Workload& workload)
   return chunks;
 }
 
+// That one of `rows` rows picks what each picks with probability `share`.
+double picked_by(uint32_t rows, double share) {
+  if (share >= 1.0) return rows > 0 ? 1.0 : 0.0;
+  return -std::expm1(rows * std::log1p(-share));
+}
+
+// That a pass picks a given one of `count` candidates.
+double pick_probability(const Hole& hole, uint32_t count, uint32_t rows) {
+  const double share =
+      std::min(1.0, static_cast<double>(hole.choices_per_row) / std::max(1u, count));
+  return picked_by(rows, share);
+}
+
 Demand demand_of(const Candidates& all, const std::vector<uint32_t>& staying, const Hole& hole,
                  uint32_t rows) {
   const uint32_t count = all.count();
@@ -36,9 +49,7 @@ Demand demand_of(const Candidates& all, const std::vector<uint32_t>& staying, co
     for (uint32_t c = 0; c < count; ++c) stay += staying[all.object(c)] == all.chunks(c);
   }
   Demand out{.candidates = count - stay};
-  const double share =
-      std::min(1.0, static_cast<double>(hole.choices_per_row) / std::max(1u, count));
-  out.probability = share >= 1.0 ? (rows > 0 ? 1.0 : 0.0) : -std::expm1(rows * std::log1p(-share));
+  out.probability = pick_probability(hole, count, rows);
   if (rows > 0 && hole.choices_per_row > stay) out.least = hole.choices_per_row - stay;
   out.least = std::min(out.least, out.candidates);
   return out;
@@ -112,14 +123,21 @@ PoolDemand pool_demand(const Plan& plan, const Workload& workload,
   return out;
 }
 
-// The share of a hole's picks that must be fetched, of those that do not stay.
-double missed_share(const Plan& plan, const Hole& hole, const Demand& mine, const PoolDemand& all) {
+// The share of a hole's picks that must be fetched, of those that do not stay, all as likely.
+double even_misses(const Plan& plan, const Hole& hole, const Demand& mine, const PoolDemand& all) {
   const Pool& pool = plan.pools[hole.pool];
   const double slots = pool.slots;
   if (pool.evict == Evict::kRecency) return expected_misses(all.groups, mine, slots);
   const double picks = static_cast<double>(mine.candidates) * mine.probability;
   const double between = all.holes > 1 ? std::min<double>(picks, fetches_ahead(pool, hole)) : 0.0;
   return expected_misses_forecast(all.candidates, slots, between);
+}
+
+PickShares expected_of(const Plan& plan, const Candidates& all, const Hole& hole,
+                       const Demand& mine, const PoolDemand& pool, uint32_t rows) {
+  const PickShares even{mine.probability, even_misses(plan, hole, mine, pool)};
+  if (hole.source != Source::kRouter) return even;
+  return with_locality(all.workload, even, pick_probability(hole, all.count(), 1), rows);
 }
 
 // Of the candidates that do not stay, ascending.
@@ -133,6 +151,29 @@ std::vector<Bytes> missing_sizes(const Plan& plan, const Candidates& all) {
 }
 
 }  // namespace
+
+// On recorded routes a pool misses about the same power of the even share whatever its size
+// (docs/design/007-experts.md), so what was seen of one pool is carried to another by that power.
+PickShares with_locality(const Workload& workload, const PickShares& even, double per_row,
+                         uint32_t rows) {
+  const std::vector<Locality>& known = workload.localities;
+  if (known.empty() || rows == 0) return even;
+  const auto distance = [&](const Locality& l) {
+    const double doublings = std::log2(static_cast<double>(rows) / std::max(1u, l.rows));
+    return l.doubt + std::abs(doublings) + 3 * std::abs(l.even - even.missed);
+  };
+  const Locality& nearest = *std::min_element(
+      known.begin(), known.end(),
+      [&](const Locality& a, const Locality& b) { return distance(a) < distance(b); });
+  PickShares out = even;
+  if (nearest.picked > 0) {
+    out.picked = std::min(1.0, even.picked * nearest.picked / picked_by(nearest.rows, per_row));
+  }
+  const double power = std::log(std::clamp(nearest.missed, 1e-6, 1.0)) /
+                       std::log(std::clamp(nearest.even, 1e-6, 0.99));
+  out.missed = std::pow(even.missed, std::min(power, 12.0));
+  return out;
+}
 
 HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows) {
   if (hole.pool == kNone) return {};
@@ -149,8 +190,8 @@ HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hol
   for (uint64_t i = 0; i + slots < mine.least; ++i) out.least += bytes[i];
   const uint64_t most = std::min<uint64_t>(uint64_t{rows} * hole.choices_per_row, bytes.size());
   for (uint64_t i = 0; i < most; ++i) out.most += bytes[bytes.size() - 1 - i];
-  const double expected =
-      static_cast<double>(total) * mine.probability * missed_share(plan, hole, mine, pool);
+  const PickShares share = expected_of(plan, all, hole, mine, pool, rows);
+  const double expected = static_cast<double>(total) * share.picked * share.missed;
   out.expected = std::clamp(static_cast<Bytes>(expected), out.least, std::max(out.least, out.most));
   return out;
 }
@@ -216,20 +257,45 @@ HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows) 
   return out;
 }
 
-std::optional<double> expected_hit_rate(const Plan& plan, const Workload& workload, uint32_t rows) {
+namespace {
+
+struct Routed {  // picks of experts in a pass
+  double picks = 0, pooled = 0, missed = 0, even_missed = 0;
+};
+
+Routed routed_picks(const Plan& plan, const Workload& workload, uint32_t rows) {
   const std::vector<uint32_t> staying = staying_chunks(plan, workload);
-  double picks = 0, missed = 0;
+  Routed out;
   for (const Hole& hole : plan.holes) {
     if (hole.source != Source::kRouter) continue;
     const Candidates all{workload, workload.segments[hole.segment]};
     const Demand mine = demand_of(all, staying, hole, rows);
-    picks += static_cast<double>(all.count()) * mine.probability;
-    if (hole.pool == kNone) continue;
-    missed += static_cast<double>(mine.candidates) * mine.probability *
-              missed_share(plan, hole, mine, pool_demand(plan, workload, staying, hole.pool, rows));
+    if (hole.pool == kNone) {
+      out.picks += static_cast<double>(all.count()) * mine.probability;
+      continue;
+    }
+    const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, rows);
+    const PickShares share = expected_of(plan, all, hole, mine, pool, rows);
+    const double pooled = static_cast<double>(mine.candidates) * share.picked;
+    out.picks += static_cast<double>(all.count()) * share.picked;
+    out.pooled += pooled;
+    out.missed += pooled * share.missed;
+    out.even_missed += pooled * even_misses(plan, hole, mine, pool);
   }
-  if (picks == 0 || missed == 0) return std::nullopt;
-  return 1.0 - missed / picks;
+  return out;
+}
+
+}  // namespace
+
+std::optional<double> expected_hit_rate(const Plan& plan, const Workload& workload, uint32_t rows) {
+  const Routed routed = routed_picks(plan, workload, rows);
+  if (routed.picks == 0 || routed.missed == 0) return std::nullopt;
+  return 1.0 - routed.missed / routed.picks;
+}
+
+double even_miss_share(const Plan& plan, const Workload& workload, uint32_t rows) {
+  const Routed routed = routed_picks(plan, workload, rows);
+  return routed.pooled == 0 ? 0 : routed.even_missed / routed.pooled;
 }
 
 }  // namespace headrace::scheduler

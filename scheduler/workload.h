@@ -37,6 +37,15 @@ struct AtATime {
   Bytes account = 0;  // of the process, to keep account of them
 };
 
+// How picks of routed experts favour and repeat each other in passes of `rows` rows: a pool that
+// would miss the share `even` of picks that are all as likely misses `missed` of these.
+struct Locality {
+  uint32_t rows = 1;
+  double even = 0.5, missed = 0.5;  // between 0 and 1
+  double picked = 0;  // of a hole's candidates, how many such a pass picks; 0: as of even picks
+  double doubt = 0;   // 0: this model was seen to do so; more: others are likelier to tell
+};
+
 struct Budgets {
   Bytes memory = 0;                    // the whole process
   std::optional<Bytes> device_memory;  // a device tier beside the host's; within `memory` on a CPU
@@ -66,7 +75,8 @@ struct Workload {
   uint32_t outputs_max = 1;       // rows of a pass whose logits are wanted
   uint32_t rows_prompt = 1;       // with at_a_time: rows_wanted is this, or a row a sequence
   bool all_outputs = false;       // those of every row
-  std::string numerics;           // what fixes the bits: printed in the plan, not read here
+  std::vector<Locality> localities;  // the nearest one counts; none: picks are all as likely
+  std::string numerics;              // what fixes the bits: printed in the plan, not read here
 
   Bytes read_bytes(ObjectId object, uint32_t chunk) const {
     return reads.empty() ? objects[object].chunks[chunk] : reads[object][chunk];

@@ -7,6 +7,7 @@
 #include "engine/cli/common.h"
 #include "engine/in_place.h"
 #include "engine/limits.h"
+#include "engine/planning.h"
 #include "engine/report.h"
 #include "scheduler/explain.h"
 
@@ -49,11 +50,14 @@ void run_plan(const Flags& flags, const Common& common) {
   models::ModelConfig config = models::read_config(flags.model);
   Bytes tokenizer = 0;
   std::optional<SafetensorsFolder> files;
-  std::string name = path.filename().string();
+  std::string name = path.filename().string(), usage_file;
   if (folder) {
     ModelFolder model = open_model(flags.model);
     tokenizer = tokenizer_memory(model.path);
     name = model.name;
+    if (options.store != kStoreNone) {
+      usage_file = stores_folder(options) + "/" + store_key(model) + "/usage";
+    }
     const bool has_weights =
         std::any_of(model.sources.begin(), model.sources.end(),
                     [](const SourceFile& f) { return f.name.ends_with(".safetensors"); });
@@ -73,8 +77,8 @@ void run_plan(const Flags& flags, const Common& common) {
   const Demand demand = demand_of(flags, config.max_position_embeddings);
   const kernels::Kernels& k = kernels::kernels_for(options.isa);
   ThreadPool pool(options.threads != 0 ? options.threads : available_threads());
-  const auto planned =
-      make_plan(config, name, tokenizer, options, demand, k, pool, in_place ? &*files : nullptr);
+  const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool, usage_file,
+                                 in_place ? &*files : nullptr);
   if (!flags.output.empty()) {
     const std::string text = scheduler::print_plan(planned->plan);
     OutputFile file(flags.output, "-o");

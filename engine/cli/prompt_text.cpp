@@ -40,7 +40,7 @@ void check_encoding(const ModelFolder& model, Bytes tokenizer_bytes, Bytes encod
   ThreadPool pool(options.threads != 0 ? options.threads : available_threads());
   // Throws what the run would need: its base alone is beyond the budget.
   make_plan(model.config, model.name, least, planned, demand, kernels::kernels_for(options.isa),
-            pool);
+            pool, "");
 }
 
 std::string read_text(const std::string& path, const ModelFolder& model, Bytes tokenizer_bytes,

@@ -30,6 +30,13 @@ Usage random_usage(Random& random, const scheduler::Workload& workload) {
     layer.rows = random.below(1000);
     for (uint64_t& picks : layer.picks) picks = random.below(layer.rows + 1);
   }
+  for (uint64_t kinds = random.below(5); kinds > 0; --kinds) {
+    add_passes(out, {.rows = random.between(1, 600),
+                     .count = random.between(1, 1000),
+                     .picked = random.below(kMillion + 1),
+                     .missed = random.below(kMillion + 1),
+                     .even = random.below(kMillion + 1)});
+  }
   return out;
 }
 
@@ -70,6 +77,10 @@ TEST(Usage, DamageIsAsGoodAsNone) {
       EXPECT_EQ(read, none);
       continue;
     }
+    for (const Usage::Passes& p : read.passes) {
+      EXPECT_GT(p.rows * p.count, 0u);
+      EXPECT_LE(std::max({p.picked, p.missed, p.even}), kMillion);
+    }
     for (const Usage::Layer& layer : read.layers) {
       for (uint64_t picks : layer.picks) EXPECT_LE(picks, layer.rows);
     }
@@ -93,6 +104,51 @@ TEST(Usage, OldRunsFade) {
   EXPECT_EQ(usage.layers[0].picks[0], 4 * usage.layers[0].picks[1]);
   Usage read = empty_usage(workload_of(1, 2));
   EXPECT_TRUE(parse_usage(print_usage(usage), read));
+}
+
+TEST(Usage, PassesOfAKindAreAveragedAndOldKindsForgotten) {
+  Usage usage = empty_usage(workload_of(1, 2));
+  add_passes(usage,
+             {.rows = 8, .count = 10, .picked = 300'000, .missed = 100'000, .even = 500'000});
+  add_passes(usage,
+             {.rows = 8, .count = 30, .picked = 300'000, .missed = 500'000, .even = 505'000});
+  ASSERT_EQ(usage.passes.size(), 1u);  // the same pool
+  EXPECT_EQ(usage.passes[0].count, 40u);
+  EXPECT_EQ(usage.passes[0].missed, 400'000u);
+  for (int i = 0; i < 100; ++i) {  // what was seen long ago fades
+    add_passes(usage, {.rows = 8, .count = 100, .picked = 300'000, .missed = 0, .even = 504'000});
+  }
+  EXPECT_LT(usage.passes[0].missed, 1000u);
+  add_passes(usage, {.rows = 8, .count = 1, .picked = 1, .missed = 1, .even = 900'000});
+  EXPECT_EQ(usage.passes.size(), 2u);  // another pool
+  for (uint64_t rows = 100; rows < 300; ++rows) {
+    add_passes(usage, {.rows = rows, .count = 1, .picked = 1, .missed = 1, .even = 1});
+  }
+  EXPECT_LE(usage.passes.size(), 64u);
+  EXPECT_EQ(usage.passes.back().rows, 299u);
+  Usage read = empty_usage(workload_of(1, 2));
+  ASSERT_TRUE(parse_usage(print_usage(usage), read));
+  EXPECT_EQ(read, usage);
+}
+
+// What was seen of a model stands before what others are like, which stands for what was not seen.
+TEST(Usage, LocalityIsThatOfTheModelWhereItWasSeen) {
+  const auto w = workload_of(2, 8);
+  EXPECT_TRUE(localities(empty_usage(workload_of(0, 1)), workload_of(0, 1)).empty());
+  const auto others = localities(empty_usage(w), w);
+  ASSERT_FALSE(others.empty());
+  for (const scheduler::Locality& l : others) {
+    EXPECT_GT(l.doubt, 0);
+    EXPECT_LE(l.missed, l.even);
+  }
+  Usage usage = empty_usage(w);
+  add_passes(usage, {.rows = 4, .count = 9, .picked = 250'000, .missed = 20'000, .even = 500'000});
+  const auto seen = localities(usage, w);
+  ASSERT_EQ(seen.size(), others.size() + 1);
+  EXPECT_EQ(seen[0].rows, 4u);
+  EXPECT_EQ(seen[0].doubt, 0);
+  EXPECT_DOUBLE_EQ(seen[0].missed, 0.02);
+  EXPECT_DOUBLE_EQ(seen[0].picked, 0.25);
 }
 
 TEST(Usage, AFileIsReplacedWholeAndNeverRequired) {

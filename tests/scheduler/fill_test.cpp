@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <list>
 #include <map>
 #include <set>
@@ -208,6 +209,29 @@ TEST(Fill, BytesAreWithinWhatHoleBytesSays) {
         << layers << " layers, " << experts << " experts, " << per_token << " a token, " << rows
         << " rows, " << slots << " slots";
   }
+}
+
+// What was seen of passes like these is expected again; of a smaller pool, its power of the share
+// that picks without favourites would miss.
+TEST(Fill, ExpectationFollowsTheLocalityThatWasSeen) {
+  constexpr uint32_t kLayers = 4, kExperts = 16, kTop = 4;
+  Pooled s = make_pooled(kLayers, kExperts, kTop, 32);
+  const Bytes even_bytes = holes_bytes(s.plan, s.workload, 1).expected;
+  const double even = even_miss_share(s.plan, s.workload, 1);
+  ASSERT_GT(even, 0.3);
+  ASSERT_LT(even, 0.7);
+  s.workload.localities = {{.rows = 1, .even = even, .missed = even / 4},
+                           {.rows = 64, .even = even, .missed = 0.9, .doubt = 1}};
+  EXPECT_NEAR(even_miss_share(s.plan, s.workload, 1), even, 1e-9);
+  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, 1).expected),
+              static_cast<double>(even_bytes) / 4, kMiB);
+  EXPECT_NEAR(*expected_hit_rate(s.plan, s.workload, 1), 1 - even / 4, 1e-9);
+  // Half as many picks as rows that pick for themselves would come to.
+  s.workload.localities[0].picked = 0.5 * kTop / kExperts;
+  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, 1).expected),
+              static_cast<double>(even_bytes) / 8, kMiB);
+  s.workload.localities[0] = {.rows = 1, .even = std::sqrt(even), .missed = even};
+  EXPECT_NEAR(*expected_hit_rate(s.plan, s.workload, 1), 1 - even * even, 1e-9);
 }
 
 // A pool smaller than one token's cycle: the least recently wanted is what comes next, so recency
