@@ -5,7 +5,7 @@
 
 Each draws a model (dense or sparse, 0.6 to 0.9 GiB), a budget, a batch and a --disk-rate. A first run, whose plan expects of
 experts what models are like, leaves behind what this model's are like; the plan made then is run and its predicted_s held to
-a full pass: what 32 tokens take longer than 16 by the passes that they take more, since passes carry fewer rows while prompts
+a full pass: what 16 tokens take longer than 8 by the passes that they take more, since passes carry fewer rows while prompts
 come in and requests end. Median of two such pairs, sampled at temperature 1, so that a random model does not repeat itself.
 Then the best five of what the search had to choose from (its choice and the next-best alternatives it names) are run the same
 way: its choice should be the fastest of them, or within 10 %, a token.
@@ -24,7 +24,7 @@ MODELS = {
 }
 
 
-SHORT, LONG = 16, 32  # tokens
+SHORT, LONG = 8, 16  # tokens
 
 
 def run(a, model, batch, memory, rate, tokens, *extra):
