@@ -4,9 +4,10 @@
     python3 tests/bench/cold_start.py [--headrace build/release/headrace] [--work build/bench] [--rounds 5]
 
 The store exists, the page cache is dropped before each start (as root). The time is of the whole process, from its start
-to its end after one token; the ceiling is what it read, divided by the disk's rate in the same round. What backing as
-much memory takes by itself (MADV_POPULATE_WRITE, as many threads as processors) is taken in the same round, right before
-the start, and published: where it is longer than the reads, it is the memory that decides, not the disk.
+to its end after one token; the ceiling is what it read, divided by the disk's rate into as much memory (up to 1 GiB) in
+the same round. What backing as much memory takes by itself (MADV_POPULATE_WRITE, as many threads as processors) is taken
+in the same round, right before the start, and published: where it is longer than the reads, it is the memory that
+decides, not the disk.
 """
 import argparse
 import os
@@ -42,7 +43,7 @@ def main():
         runs = []
         for _ in range(a.rounds):
             common.drop_page_cache()
-            disk = common.disk_rate(common.store_data(store))
+            disk = common.disk_rate(common.store_data(store), room=min(weights, memory, 1 << 30))
             touch = common.touch_seconds(min(weights, memory), len(os.sched_getaffinity(0)))
             seconds, result = start(memory)
             read = sum(row["counted_bytes"] for row in result["swap"])
