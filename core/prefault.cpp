@@ -1,7 +1,6 @@
 #include "core/prefault.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "core/signals.h"
 #include "core/tier.h"
 
 namespace headrace {
@@ -76,13 +76,8 @@ struct Prefault::State {
 Prefault::Prefault(std::vector<std::span<std::byte>> pieces, unsigned threads)
     : state_(std::make_unique<State>()) {
   state_->pieces = std::move(pieces);
-  // They inherit a full signal mask: SIGINT and SIGTERM are for the thread that waits for them.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const SignalsHeldBack held;
   state_->start(std::min(threads, kThreadsMax));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Prefault::~Prefault() {

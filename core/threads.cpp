@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 
 #include <algorithm>
 #include <system_error>
@@ -12,6 +11,7 @@
 
 #include "core/clock.h"
 #include "core/error.h"
+#include "core/signals.h"
 
 namespace headrace {
 namespace {
@@ -120,24 +120,18 @@ ThreadPool::ThreadPool(unsigned threads) : state_(std::make_unique<State>()), th
   HEADRACE_ASSERT(threads >= 1 && threads <= kThreadsMax, fmt::format("{} threads", threads));
   state_->spin = threads <= cores_allowed();
   state_->workers.reserve(threads - 1);
-  // Workers inherit a full signal mask: SIGINT and SIGTERM are for the thread that waits for them.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
+    const SignalsHeldBack held;
     for (unsigned i = 1; i < threads; ++i) {
       State* state = state_.get();
       std::thread& worker = state->workers.emplace_back([state] { state->serve(); });
       pthread_setname_np(worker.native_handle(), fmt::format("compute {}", i).c_str());
     }
   } catch (const std::system_error& e) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     state_->end();
     throw Error(ErrorCode::kFailed,
                 fmt::format("{} compute threads: {}; use fewer with --threads", threads, e.what()));
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 ThreadPool::~ThreadPool() { state_->end(); }
