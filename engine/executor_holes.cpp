@@ -1,6 +1,7 @@
 #include "engine/executor_holes.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "core/clock.h"
 #include "core/error.h"
@@ -72,9 +73,16 @@ std::byte* Places::resident(ObjectId object, uint32_t chunk) const {
   return at({Space::kResident, 0, index}, 0);
 }
 
+namespace {
+
+constexpr std::string_view kStall = "stall: ";  // before the cause, in traces
+constexpr const char* kStallNames[kStallCauses] = {"stall: disk_read", "stall: disk_write",
+                                                   "stall: copy"};
+
+}  // namespace
+
 const char* name_of(StallCause cause) {
-  constexpr const char* kNames[kStallCauses] = {"disk_read", "disk_write", "copy"};
-  return kNames[static_cast<size_t>(cause)];
+  return kStallNames[static_cast<size_t>(cause)] + kStall.size();
 }
 
 void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, StallCause cause,
@@ -82,9 +90,7 @@ void record_stall(const Executor::Parts& parts, ExecutorCounters& counters, Stal
   const uint64_t end = steady_clock().now_ns();
   counters.stall_s[static_cast<size_t>(cause)] += static_cast<double>(end - begin_ns) * 1e-9;
   if (!parts.trace) return;
-  constexpr const char* kNames[kStallCauses] = {"stall: disk_read", "stall: disk_write",
-                                                "stall: copy"};
-  const char* name = kNames[static_cast<size_t>(cause)];
+  const char* name = kStallNames[static_cast<size_t>(cause)];
   parts.trace->record({.name = name, .lane = 0, .begin_ns = begin_ns, .end_ns = end});
 }
 
