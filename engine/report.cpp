@@ -212,7 +212,8 @@ struct LayerRow {
   Bytes bytes = 0;
 };
 
-std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int64_t>& layers) {
+std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int64_t>& layers,
+                                         const std::vector<int64_t>& kv_layers) {
   const scheduler::Plan& plan = session.plan();
   const scheduler::Workload& workload = session.workload();
   std::vector<LayerRow> rows;
@@ -241,7 +242,6 @@ std::vector<LayerRow> predicted_by_layer(Session& session, const std::vector<int
     add(layer == kNone ? -1 : int64_t{layer}, {Tier::kDisk, plan.pools[hole.pool].tier},
         Kind::kWeights, session.replay().bytes(h));
   }
-  const std::vector<int64_t> kv_layers = kv_layers_of(plan, workload);
   for (const KvReplay& replay : session.kv_replay()) {
     for (uint32_t index : replay.group.members) {
       for (const auto& row : replay.rows) add(kv_layers[index], row.edge, row.kind, row.bytes);
@@ -256,7 +256,7 @@ json::object trace_json(Session& session) {
   const std::vector<int64_t> layers = layers_of(session.workload());
   const std::vector<int64_t> kv_layers = kv_layers_of(session.plan(), session.workload());
   json::array by_layer;
-  for (const LayerRow& row : predicted_by_layer(session, layers)) {
+  for (const LayerRow& row : predicted_by_layer(session, layers, kv_layers)) {
     by_layer.push_back(json::object{{"layer", row.layer},
                                     {"edge", name_of(row.edge)},
                                     {"kind", name_of(row.kind)},
