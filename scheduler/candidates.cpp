@@ -157,33 +157,31 @@ Load load_of(const Workload& w, const Machine& m, const Inventory& inventory, co
              const Homes& homes, bool has_device, uint32_t rows) {
   Bytes disk = homes.disk;
   uint64_t disk_ops = homes.disk_ops;
-  double flops = 0, expert_bytes = 0, per_row = 0;
+  double flops = 0, distinct = 0, per_row = 0;  // distinct: experts that a pass picks
   for (const SegmentSpec& s : w.segments) {
     const double n = static_cast<double>(std::max<size_t>(1, s.candidates.size()));
     const double picked = s.kind == SegmentKind::kExperts ? s.choices_per_row : 1.0;
     flops += picked * rows * (s.cost.flops_per_row + s.cost.flops_per_row_context * w.context);
     if (s.kind != SegmentKind::kExperts) continue;
     per_row = std::min(1.0, picked / n);
-    const double distinct = n * -std::expm1(rows * std::log1p(-std::min(1 - 1e-9, picked / n)));
-    expert_bytes += distinct / n * static_cast<double>(inventory.experts_bytes) /
-                    std::max<double>(1.0, static_cast<double>(inventory.experts.size())) * n;
+    distinct += n * picked_by(rows, per_row);
   }
+  const double experts = std::max<double>(1.0, static_cast<double>(inventory.experts.size()));
+  const auto experts_bytes = static_cast<double>(inventory.experts_bytes);
   Load load;
   const double rate = w.bf16_products ? m.matmul_flops_bf16 : m.matmul_flops_f32;
-  const double touched = static_cast<double>(inventory.dense_bytes) + expert_bytes;
+  const double touched =
+      static_cast<double>(inventory.dense_bytes) + distinct / experts * experts_bytes;
   if (m.memory_read_bytes_per_s > 0) load.compute_s = touched / m.memory_read_bytes_per_s;
   if (rate > 0) load.compute_s = overlapped(load.compute_s, flops / rate);
   // Experts come from the pool, or on demand.
   uint32_t slots = 0;
   if (!inventory.experts.empty() && !d.pool_slots.empty()) {
     slots = inventory.embedding_hole_first ? d.pool_slots.back() : d.pool_slots.front();
-    const double missed = 1.0 - std::min(1.0, static_cast<double>(slots) /
-                                                  static_cast<double>(inventory.experts.size()));
+    const double missed = 1.0 - std::min(1.0, static_cast<double>(slots) / experts);
     const double chunk = std::max<double>(1.0, static_cast<double>(inventory.expert_chunk));
-    const PickShares even{expert_bytes / static_cast<double>(inventory.experts_bytes), missed};
-    const PickShares shares = with_locality(w, even, per_row, rows);
-    const double bytes =
-        shares.picked * shares.missed * static_cast<double>(inventory.experts_bytes);
+    const PickShares shares = with_locality(w, {distinct / experts, missed}, per_row, rows);
+    const double bytes = shares.picked * shares.missed * experts_bytes;
     disk += static_cast<Bytes>(bytes);
     disk_ops += static_cast<uint64_t>(bytes / chunk);
   }

@@ -53,8 +53,7 @@ double ComputeCost::seconds(const PassRows& pass) const {
   double products = row_s * rows;
   if (experts > 0) {
     // Distinct experts of independent, uniform choices without repetition within a row.
-    const double untouched = std::pow(1 - choices / experts, rows);
-    weights += expert_s * experts * (1 - untouched);
+    weights += expert_s * experts * picked_by(rows, choices / experts);
   }
   const double context = static_cast<double>(pass.rows) * pass.context;
   return overlapped(weights, products) + context * overlapped(attention_read_s, attention_flops_s);

@@ -67,6 +67,9 @@ struct PassRow {
 std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& workload, uint32_t rows);
 HoleBytes pass_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
 
+// The probability that one of `rows` rows picks what each of them picks with probability `share`.
+double picked_by(double rows, double share);
+
 // Of a routed hole's candidates those that a pass picks, and of these those that it must fetch.
 struct PickShares {
   double picked = 0, missed = 0;

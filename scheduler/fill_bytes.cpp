@@ -26,12 +26,6 @@ std::vector<uint32_t> staying_chunks(const Plan& plan, const Workload& workload)
   return chunks;
 }
 
-// That one of `rows` rows picks what each picks with probability `share`.
-double picked_by(uint32_t rows, double share) {
-  if (share >= 1.0) return rows > 0 ? 1.0 : 0.0;
-  return -std::expm1(rows * std::log1p(-share));
-}
-
 // That a pass picks a given one of `count` candidates.
 double pick_probability(const Hole& hole, uint32_t count, uint32_t rows) {
   const double share =
@@ -151,6 +145,11 @@ std::vector<Bytes> missing_sizes(const Plan& plan, const Candidates& all) {
 }
 
 }  // namespace
+
+double picked_by(double rows, double share) {
+  if (share >= 1.0) return rows > 0 ? 1.0 : 0.0;
+  return -std::expm1(rows * std::log1p(-share));
+}
 
 // On recorded routes a pool misses about the same power of the even share whatever its size
 // (docs/design/007-experts.md), so what was seen of one pool is carried to another by that power.
