@@ -43,6 +43,28 @@ def huge_buffer(size):
     return memoryview(room)[start:start + size]
 
 
+def in_turns(total, step, threads, work):
+    """Seconds in which `threads` of them call work(at) for every `step`-th at below `total`, each as it comes free."""
+    lock, position = threading.Lock(), [0]
+
+    def run():
+        while True:
+            with lock:
+                at = position[0]
+                position[0] += step
+            if at >= total:
+                return
+            work(at)
+
+    workers = [threading.Thread(target=run) for _ in range(threads)]
+    begin = time.monotonic()
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    return time.monotonic() - begin
+
+
 def disk_rate(path, total=2 << 30, block=1 << 20, threads=8, room=None):
     """Bytes a second of direct reads of `path`: `threads` at a time, `block` bytes each, into `room` bytes of memory by
     turns. A room that fits a cache flatters disks whose data a hypervisor copies."""
@@ -52,24 +74,7 @@ def disk_rate(path, total=2 << 30, block=1 << 20, threads=8, room=None):
     buffer = huge_buffer(room)
     for at in range(0, room, mmap.PAGESIZE):
         buffer[at] = 1
-    lock, position = threading.Lock(), [0]
-
-    def work():
-        while True:
-            with lock:
-                at = position[0]
-                position[0] += block
-            if at >= total:
-                return
-            os.preadv(fd, [buffer[at % room:at % room + block]], at)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    begin = time.monotonic()
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
-    seconds = time.monotonic() - begin
+    seconds = in_turns(total, block, threads, lambda at: os.preadv(fd, [buffer[at % room:at % room + block]], at))
     os.close(fd)
     return total / seconds
 
@@ -81,25 +86,12 @@ def touch_seconds(size, threads, piece=4 << 20):
     call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     room = huge_buffer(size)
     address = ctypes.addressof(ctypes.c_char.from_buffer(room))
-    lock, position = threading.Lock(), [0]
 
-    def work():
-        while True:
-            with lock:
-                at = position[0]
-                position[0] += piece
-            if at >= size:
-                return
-            if call(address + at, min(piece, size - at), 23) != 0:  # MADV_POPULATE_WRITE
-                raise OSError(ctypes.get_errno(), "madvise")
+    def touch(at):
+        if call(address + at, min(piece, size - at), 23) != 0:  # MADV_POPULATE_WRITE
+            raise OSError(ctypes.get_errno(), "madvise")
 
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    begin = time.monotonic()
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
-    return time.monotonic() - begin
+    return in_turns(size, piece, threads, touch)
 
 
 def drop_page_cache():
