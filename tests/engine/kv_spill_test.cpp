@@ -216,14 +216,20 @@ TEST(KvSpill, BlocksBeforeAWindowAreNotRead) {
   EXPECT_EQ(read_with(40), 3 * (8 + 3 * 2));
 }
 
+// With memory for everything, and layers of which one can stream.
+Case layered_case(Random& random, const test::TempFolder& folder) {
+  Case c = make_case(random, folder, 0);
+  while (engine::open_model(c.model).config.layers < 2) c = make_case(random, folder, 5);
+  c.base.memory = 4 * kGiB;
+  return c;
+}
+
 // With one slot a layer is read when the one before has been written back.
 TEST(KvSpill, WaitsForWritesAreNotSaidToBeForReads) {
   Random random(test::seed(), 5);
   const test::TempFolder folder;
-  Case c = make_case(random, folder, 0);
-  while (engine::open_model(c.model).config.layers < 2) c = make_case(random, folder, 5);
+  const Case c = layered_case(random, folder);
   SessionOptions options = c.base;
-  options.memory = 4 * kGiB;
   options.disk_rate = 2e7;
   const auto written_s = [&] {
     engine::Session session(engine::open_model(c.model), 0, options,
@@ -244,10 +250,8 @@ TEST(KvSpill, WaitsForWritesAreNotSaidToBeForReads) {
 TEST(KvSpill, TooLittleDiskIsRefusedBeforeAnythingIsMade) {
   Random random(test::seed(), 3);
   const test::TempFolder folder;
-  Case c = make_case(random, folder, 0);
-  while (engine::open_model(c.model).config.layers < 2) c = make_case(random, folder, 5);
+  const Case c = layered_case(random, folder);
   SessionOptions options = c.base;
-  options.memory = 4 * kGiB;
   options.kv_memory = least_kv(c, options);
   options.disk_memory = 4 * kKiB;
   try {

@@ -236,65 +236,68 @@ TEST(Pager, ReportsABadBlockWithItsPlace) {
   EXPECT_THAT(error.what(), HasSubstr("byte " + std::to_string(store.extents(0)[0].offset)));
 }
 
+// A device that holds everything until it is told to answer.
+class HeldDevice final : public IoBackend {
+ public:
+  explicit HeldDevice(std::span<const std::byte> file) : file_(file) {}
+  IoCaps caps() const override { return {.name = "held"}; }
+  size_t submit(std::span<const IoOp> ops) override {
+    held_.insert(held_.end(), ops.begin(), ops.end());
+    return ops.size();
+  }
+  void poll(size_t, uint64_t timeout_ns, std::vector<IoCompletion>& out) override {
+    std::unique_lock lock(mutex_);
+    if (timeout_ns != 0) {  // with 0 it only looks
+      asleep_ = !held_.empty();
+      changed_.notify_all();
+      const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 1'000'000'000));
+      changed_.wait_for(lock, limit, [&] { return woken_ || (answer_ && !held_.empty()); });
+    }
+    woken_ = asleep_ = false;
+    if (!answer_) return;
+    for (const IoOp& op : held_) {
+      std::memcpy(op.data, file_.data() + op.offset, op.bytes);
+      out.push_back({op.user, static_cast<int32_t>(op.bytes)});
+    }
+    held_.clear();
+  }
+  size_t in_flight() const override { return held_.size(); }
+  void wake() override {
+    const std::lock_guard lock(mutex_);
+    woken_ = true;
+    ++wakes_;
+    changed_.notify_all();
+  }
+  void answer() {
+    const std::lock_guard lock(mutex_);
+    answer_ = true;
+    changed_.notify_all();
+  }
+  // Wake-ups until it next waits with something in hand.
+  int wakes_when_asleep() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return asleep_; });
+    return wakes_;
+  }
+
+ private:
+  std::span<const std::byte> file_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool woken_ = false, answer_ = false, asleep_ = false;
+  int wakes_ = 0;
+  std::vector<IoOp> held_;
+};
+
 // A wake-up costs both threads microseconds: what cannot leave before something has come back does
 // not ask for one, unless it is demanded, which may overtake what waits.
 TEST(Pager, StartsWakeTheDiskOnlyWhereItHelps) {
-  // Holds everything until it is told to answer.
-  class Holding final : public IoBackend {
-   public:
-    explicit Holding(std::span<const std::byte> file) : file_(file) {}
-    IoCaps caps() const override { return {.name = "holding"}; }
-    size_t submit(std::span<const IoOp> ops) override {
-      held_.insert(held_.end(), ops.begin(), ops.end());
-      return ops.size();
-    }
-    void poll(size_t, uint64_t timeout_ns, std::vector<IoCompletion>& out) override {
-      std::unique_lock lock(mutex_);
-      if (timeout_ns != 0) {  // with 0 it only looks
-        asleep_ = !held_.empty();
-        changed_.notify_all();
-        changed_.wait(lock, [&] { return woken_ || (answer_ && !held_.empty()); });
-      }
-      woken_ = asleep_ = false;
-      if (!answer_) return;
-      for (const IoOp& op : held_) {
-        std::memcpy(op.data, file_.data() + op.offset, op.bytes);
-        out.push_back({op.user, static_cast<int32_t>(op.bytes)});
-      }
-      held_.clear();
-    }
-    size_t in_flight() const override { return held_.size(); }
-    void wake() override {
-      const std::lock_guard lock(mutex_);
-      woken_ = true;
-      ++wakes_;
-      changed_.notify_all();
-    }
-    void answer() {
-      const std::lock_guard lock(mutex_);
-      answer_ = true;
-      changed_.notify_all();
-    }
-    int wakes_when_asleep() {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return asleep_; });
-      return wakes_;
-    }
-
-   private:
-    std::span<const std::byte> file_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    bool woken_ = false, answer_ = false, asleep_ = false;
-    int wakes_ = 0;
-    std::vector<IoOp> held_;
-  };
   Random random(test::seed());
   const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
   const Arena arena(4 * store.most());
   const auto at = [&](Bytes i) { return arena.data() + i * store.most(); };
-  auto holding = std::make_unique<Holding>(store.images()[0]);
-  Holding& device = *holding;
+  auto holding = std::make_unique<HeldDevice>(store.images()[0]);
+  HeldDevice& device = *holding;
   const auto pager = make_pager(store, std::move(holding), {.bytes_in_flight = kBlock});
   std::vector<Ticket> tickets = {pager->start({.target = at(0)})};
   const int before = device.wakes_when_asleep();
@@ -311,48 +314,11 @@ TEST(Pager, StartsWakeTheDiskOnlyWhereItHelps) {
 }
 
 TEST(Pager, TellsOfADiskThatDoesNotAnswerAndWaitsForIt) {
-  // Answers when it is told to, and not before.
-  class Late final : public IoBackend {
-   public:
-    explicit Late(std::span<const std::byte> file) : file_(file) {}
-    IoCaps caps() const override { return {.name = "late"}; }
-    size_t submit(std::span<const IoOp> ops) override {
-      held_.insert(held_.end(), ops.begin(), ops.end());
-      return ops.size();
-    }
-    void poll(size_t, uint64_t timeout_ns, std::vector<IoCompletion>& out) override {
-      std::unique_lock lock(mutex_);
-      const auto limit = std::chrono::nanoseconds(std::min<uint64_t>(timeout_ns, 1'000'000'000));
-      changed_.wait_for(lock, limit, [&] { return woken_ || (answer_ && !held_.empty()); });
-      woken_ = false;
-      if (!answer_) return;
-      for (const IoOp& op : held_) {
-        std::memcpy(op.data, file_.data() + op.offset, op.bytes);
-        out.push_back({op.user, static_cast<int32_t>(op.bytes)});
-      }
-      held_.clear();
-    }
-    size_t in_flight() const override { return held_.size(); }
-    void wake() override { set(woken_); }
-    void answer() { set(answer_); }
-
-   private:
-    void set(bool& flag) {
-      const std::lock_guard lock(mutex_);
-      flag = true;
-      changed_.notify_all();
-    }
-    std::span<const std::byte> file_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    bool woken_ = false, answer_ = false;
-    std::vector<IoOp> held_;
-  };
   Random random(test::seed());
   const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
   const Arena arena(store.most());
-  auto late = std::make_unique<Late>(store.images()[0]);
-  Late& device = *late;
+  auto late = std::make_unique<HeldDevice>(store.images()[0]);
+  HeldDevice& device = *late;
   std::mutex mutex;
   std::condition_variable told;
   std::vector<std::string> notes;
