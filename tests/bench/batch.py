@@ -12,9 +12,7 @@ all weights in memory, and then within a budget. The cases:
 Rates are of passes that only decode. All sequences are of one length, with prompts so short against it that most
 such passes carry them all; the runs that are compared form the same passes.
 """
-import argparse
 import json
-import pathlib
 import random
 
 import common
@@ -25,19 +23,9 @@ MODEL = ["--family", "llama", "--dtype", "bfloat16", "--set", "hidden_size=2048"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--size", default="2GiB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--prompt", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--cases", default="32,256")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, size="2GiB", rounds=3, prompt=8, tokens=24, cases="32,256")
+    work = a.work
     model, store = work / f"batch-{a.size}", work / f"batch-stores-{a.size}"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     cases = [int(c) for c in a.cases.split(",")]
     rng = random.Random(1)

@@ -9,9 +9,7 @@ the same round. What backing as much memory takes by itself (MADV_POPULATE_WRITE
 in the same round, right before the start, and published: where it is longer than the reads, it is the memory that
 decides, not the disk.
 """
-import argparse
 import os
-import pathlib
 import time
 
 import common
@@ -19,16 +17,9 @@ from streams import MODEL
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--size", default="4.3GiB")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, size="4.3GiB", rounds=5)
+    work = a.work
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
 
     def start(memory):

@@ -1,4 +1,5 @@
-"""What the benchmarks share: running headrace, reading a file as fast as the disk gives it, medians."""
+"""What the benchmarks share: flags, running headrace, reading a file as fast as the disk gives it, medians."""
+import argparse
 import ctypes
 import json
 import mmap
@@ -8,6 +9,19 @@ import statistics
 import subprocess
 import threading
 import time
+
+
+def arguments(doc, **flags):
+    """The command line's: --headrace, --work, --output, and `flags`: each of its default's type."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--headrace", default="build/release/headrace", help="the program (%(default)s)")
+    parser.add_argument("--work", default="build/bench", type=pathlib.Path, help="models and stores (%(default)s)")
+    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
+    for name, default in flags.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default, help="(%(default)s)")
+    a = parser.parse_args()
+    a.work.mkdir(parents=True, exist_ok=True)
+    return a
 
 
 def headrace(binary, *args, env=None, check=True):

@@ -6,10 +6,8 @@
 fio (Debian's package, needed by this alone) reads into memory in 2 MiB pages: its allocator is told to ask for them. Pairs
 alternate in who goes first; the figure is the median of the pairs' ratios. Exit 1 below the bars.
 """
-import argparse
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 
@@ -43,18 +41,10 @@ def random_file(path, size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--pairs", type=int, default=15)
-    parser.add_argument("--mib", type=int, default=1024, help="of the file, read once by each of a pair")
-    parser.add_argument("--chunk", default="2MiB")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
+    a = common.arguments(__doc__, pairs=15, mib=1024, chunk="2MiB")
     if shutil.which("fio") is None:
         raise SystemExit("fio is not there: apt-get install fio")
-    work = pathlib.Path(a.work)
-    work.mkdir(parents=True, exist_ok=True)
+    work = a.work
     path, size = work / "io.bin", a.mib << 20
     random_file(path, size)
 

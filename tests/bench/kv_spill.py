@@ -8,9 +8,7 @@ Memory holds half of the weights and a third of the keys and values; a run with 
 must come. The disk is held to a rate, because the disk itself swings. What is compared is a pass of decoding, which the
 plan predicts at the middle of it; prompts are short beside what is generated, so that most such passes carry all.
 """
-import argparse
 import json
-import pathlib
 
 import common
 
@@ -21,19 +19,9 @@ BAR = 0.15
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--prompt", type=int, default=64)
-    parser.add_argument("--generate", type=int, default=192)
-    parser.add_argument("--disk-rate", type=int, default=1_000_000_000, help="bytes a second")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, requests=64, prompt=64, generate=192, disk_rate=1_000_000_000, rounds=3)
+    work = a.work
     model, store = work / "kv-512MiB", work / "stores-kv-512MiB"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, *MODEL)
     ids = []
     for r in range(a.requests):

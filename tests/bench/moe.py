@@ -10,7 +10,6 @@ ceiling" is the seconds that the bytes of decoding cost at the disk's rate, or t
 more, as a share of the seconds that it took; "of the disk" is the first of the two. The bytes are the run's own count
 less that of a run that ends after the prompt.
 """
-import argparse
 import json
 import pathlib
 
@@ -23,20 +22,10 @@ IDS = ",".join(str(3 + 37 * i % 900) for i in range(16))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--model", help="a folder instead of random weights")
-    parser.add_argument("--size", default="5.3GiB")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--fractions", default="0.5")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, model="", size="5.3GiB", rounds=5, tokens=48, fractions="0.5")
+    work = a.work
     model = pathlib.Path(a.model) if a.model else work / f"moe-{a.size}"
     store = work / f"stores-{model.name}"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     fractions = [float(f) for f in a.fractions.split(",")]
 

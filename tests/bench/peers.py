@@ -10,7 +10,6 @@ headrace gets that limit as --memory. Needs root for cgroup and cache; says so a
 Cases: dense (one sequence in memory, at 0.65 and at 0.5), wide (32 sequences at 0.5), prompt (512 tokens in memory),
 offload (accelerate, airllm and transformers at 0.5), moe (a sparse model at half its size).
 """
-import argparse
 import json
 import os
 import pathlib
@@ -56,8 +55,7 @@ def isolated(command, limit):
 
 class Bench:
     def __init__(self, a):
-        self.a, self.work = a, pathlib.Path(a.work)
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.a, self.work = a, a.work
 
     def model(self, name, size, shape):
         folder = self.work / f"{name}-{size}"
@@ -168,16 +166,8 @@ def run_cases(bench, a):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--size", default="4.3GiB")
-    parser.add_argument("--moe-size", default="5.2GiB")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--cases", default="dense,prompt,wide,offload,moe")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
+    a = common.arguments(__doc__, python=sys.executable, size="4.3GiB", moe_size="5.2GiB", rounds=3,
+                         cases="dense,prompt,wide,offload,moe")
     if os.geteuid() != 0 or not CGROUP.is_dir():
         raise SystemExit("peers.py: needs root and memory cgroups of version 1 (limits, dropping the page cache)")
     rows = run_cases(Bench(a), a)

@@ -10,8 +10,6 @@ come in and requests end. Median of two such pairs, sampled at temperature 1, so
 Then the best five of what the search had to choose from (its choice and the next-best alternatives it names) are run the same
 way: its choice should be the fastest of them, or within 10 %, a token.
 """
-import argparse
-import pathlib
 import random
 
 import common
@@ -31,7 +29,7 @@ def run(a, model, batch, memory, rate, tokens, *extra):
     ids = [x for b in range(batch) for x in ("--ids", f"{1 + b},2,3,4,5,6,7,8")]
     return common.headrace(a.headrace, "generate", model, *ids, "-n", tokens, "--ignore-eos", "--memory", memory,
                            "--temperature", 1, "--seed", 5, "--disk-rate", rate,
-                           "--store", pathlib.Path(a.work) / "stores-predicted", *extra)
+                           "--store", a.work / "stores-predicted", *extra)
 
 
 def pass_of(runs):
@@ -43,7 +41,7 @@ def pass_of(runs):
 
 def plan(a, model, batch, memory, rate, *extra):
     return common.headrace(a.headrace, "plan", model, "--memory", memory, "--batch", batch, "--prompt-len", 8, "--gen-len",
-                           LONG, "--disk-rate", rate, "--store", pathlib.Path(a.work) / "stores-predicted", *extra)
+                           LONG, "--disk-rate", rate, "--store", a.work / "stores-predicted", *extra)
 
 
 def turns(batch, chosen):
@@ -52,16 +50,9 @@ def turns(batch, chosen):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--count", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
+    a = common.arguments(__doc__, count=10, seed=1)
     draw = random.Random(a.seed)
-    work = pathlib.Path(a.work)
-    work.mkdir(parents=True, exist_ok=True)
+    work = a.work
     rows = []
     for number in range(a.count):
         name = draw.choice(sorted(MODELS))
@@ -70,7 +61,7 @@ def main():
         weights = common.headrace(a.headrace, "inspect", model)["weights_bytes"]
         memory = int(weights * draw.uniform(0.3, 0.9)) + (40 << 20)
         batch, rate = draw.choice([1, 1, 2, 8, 32]), draw.choice([300, 500, 800]) * 1000 * 1000
-        stores = pathlib.Path(a.work) / "stores-predicted"
+        stores = a.work / "stores-predicted"
         for usage in stores.glob(f"predicted-{name}-*/usage"):
             usage.unlink()
         unseen = run(a, model, batch, memory, rate, LONG)["plan"]

@@ -5,26 +5,15 @@
 
 In place nothing is written and the first token needs no store, but every read is packed again on arrival.
 """
-import argparse
-import pathlib
 
 import common
 import streams
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--size", default="4.3GiB")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--fractions", default="1.3,0.65,0.5")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, size="4.3GiB", rounds=5, tokens=16, fractions="1.3,0.65,0.5")
+    work = a.work
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, "--size", a.size, *streams.MODEL)
 
     def decode(where, memory):

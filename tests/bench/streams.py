@@ -7,8 +7,6 @@ Every round takes, one after the other: the disk's rate on the store's own file,
 memory, and decoding at each fraction of the weights (the budget is of the whole process), planned and with
 `--policy lru`. The ceiling of a fraction is min(in-memory rate, disk rate / bound bytes of a pass).
 """
-import argparse
-import pathlib
 
 import common
 
@@ -19,18 +17,9 @@ IDS = "1,2,3,4,5,6,7,8"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headrace", default="build/release/headrace")
-    parser.add_argument("--work", default="build/bench")
-    parser.add_argument("--size", default="4.3GiB")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--fractions", default="0.65,0.5")
-    parser.add_argument("-o", "--output", help="also append the table to this Markdown file")
-    a = parser.parse_args()
-    work = pathlib.Path(a.work)
+    a = common.arguments(__doc__, size="4.3GiB", rounds=5, tokens=16, fractions="0.65,0.5")
+    work = a.work
     model, store = work / f"dense-{a.size}", work / f"stores-{a.size}"
-    work.mkdir(parents=True, exist_ok=True)
     common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
     fractions = [float(f) for f in a.fractions.split(",")]
 
