@@ -62,6 +62,7 @@ struct SegmentSpec {
   std::vector<ObjectId> candidates;  // kEmbed: one object, its chunks; kExperts: one per expert
   uint32_t choices_per_row = 0;      // most candidates a row picks: 1, or experts per token
   Cost cost;                         // for kExperts: of one expert
+  bool per_output = false;           // computes nothing for rows whose logits nobody wants
 };
 
 }  // namespace headrace

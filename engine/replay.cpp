@@ -86,15 +86,32 @@ Usage Replay::usage() const {
   return out;
 }
 
-void Replay::end_pass(uint32_t rows, bool decodes) {
-  note_pass(rows, decodes);
+void Replay::end_pass(const scheduler::PassRows& pass, bool decodes) {
+  note_pass(pass.rows, decodes);
   if (rows_.empty()) return;
-  if (rows != pass_rows_) {
-    pass_rows_ = rows;
-    pass_range_ = scheduler::holes_bytes(plan_, workload_, rows);
+  const auto end = passes_.begin() + passes_count_;
+  const auto same =
+      std::find_if(passes_.begin(), end, [&](const auto& p) { return p.first == pass; });
+  if (same != end) {
+    ++same->second;
+    return;
   }
-  range_.least += pass_range_.least;
-  range_.most += pass_range_.most;
+  if (passes_count_ == passes_.size()) {
+    range_ = range();
+    passes_count_ = 0;
+  }
+  passes_[passes_count_++] = {pass, 1};
+}
+
+scheduler::HoleBytes Replay::range() const {
+  scheduler::HoleBytes out = range_;
+  for (size_t i = 0; i < passes_count_; ++i) {
+    const auto& [pass, count] = passes_[i];
+    const scheduler::HoleBytes of = scheduler::holes_bytes(plan_, workload_, pass);
+    out.least += of.least * count;
+    out.most += of.most * count;
+  }
+  return out;
 }
 
 Bytes Replay::bytes() const {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/usage.h"
@@ -30,12 +31,12 @@ class Replay {
 
   void decide(uint32_t hole, std::span<const scheduler::Choice> choices);
   // `decodes`: every row is another request's next token; only such passes tell of later runs.
-  void end_pass(uint32_t rows, bool decodes);
+  void end_pass(const scheduler::PassRows& pass, bool decodes);
 
   std::span<const scheduler::ByteRow> rows() const { return rows_; }  // per pool
   Bytes bytes() const;
   Bytes bytes(uint32_t hole) const { return by_hole_[hole]; }
-  scheduler::HoleBytes range() const { return range_; }  // least and most that could have been
+  scheduler::HoleBytes range() const;  // least and most that could have been
   const ExpertCounts& experts() const { return experts_; }
   Bytes held(uint32_t pool) const;  // slots that are filled
   Usage usage() const;              // of earlier runs and this one
@@ -57,8 +58,10 @@ class Replay {
   std::vector<scheduler::ByteRow> rows_;
   std::vector<Bytes> by_hole_;
   ExpertCounts experts_;
-  scheduler::HoleBytes range_, pass_range_;
-  uint32_t pass_rows_ = 0;  // that pass_range_ is of
+  // How many passes had the same rows: what these could read takes allocations to work out.
+  std::array<std::pair<scheduler::PassRows, uint64_t>, 64> passes_{};
+  size_t passes_count_ = 0;
+  scheduler::HoleBytes range_;  // of passes that are no longer in passes_
   uint64_t experts_all_ = 0;
   Passes pass_;                     // under way
   std::array<Passes, 32> kinds_{};  // the first so many kinds

@@ -230,13 +230,17 @@ void Session::check_store() const {
       .at_path(store_->info().path);
 }
 
-void Session::run(const models::Pass& pass) {
+void Session::run(const models::Pass& asked) {
+  models::Pass pass = asked;
+  pass.every_row |= routes_ != nullptr;
   if (scratch_) replay_kv(pass);
   executor_->run(*activations_, pass);
   const size_t rows = pass.tokens.size();
   const bool decodes =
       pass.output_rows.size() == rows && (rows == 1 || pass.sequence[0] != pass.sequence[1]);
-  replay_->end_pass(static_cast<uint32_t>(rows), decodes);
+  const size_t outputs = pass.every_row ? rows : pass.output_rows.size();
+  replay_->end_pass(
+      {.rows = static_cast<uint32_t>(rows), .outputs = static_cast<uint32_t>(outputs)}, decodes);
   if (trace_) trace_resident();
 }
 

@@ -125,6 +125,7 @@ class Session {
   double planning_ms() const { return planned_->planning_ms; }
 
   void run(const models::Pass& pass);  // one pass; keeps account of what data decided
+  // Has every row of a pass computed to its end.
   void set_route_observer(RouteObserver observer) { routes_ = std::move(observer); }
 
   // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was

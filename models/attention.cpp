@@ -18,13 +18,13 @@ void rotate(const Call& call, float* x, uint64_t heads) {
   const uint64_t stride = heads * g.head_dim;
   const auto is_long = [&](uint64_t row) {
     return !r.long_inv_freq.empty() && !call.pass.lengths.empty() &&
-           call.pass.lengths[call.pass.sequence[row]] >= r.long_from;
+           call.pass.lengths[call.sequence()[row]] >= r.long_from;
   };
   for (uint64_t row = 0, next; row < call.rows(); row = next) {
     const bool slow = is_long(row);
     for (next = row + 1; next < call.rows() && is_long(next) == slow;) ++next;
     call.c.k.rope(call.c.pool, {.x = x + row * stride,
-                                .positions = call.pass.positions.data() + row,
+                                .positions = call.positions() + row,
                                 .inv_freq = slow ? r.long_inv_freq.data() : r.inv_freq.data(),
                                 .rows = next - row,
                                 .heads = heads,
@@ -50,39 +50,45 @@ float score_scale(const ModelConfig& g, uint32_t layer) {
   return static_cast<float>(g.attention_scaled_by_layer ? scale / (layer + 1) : scale);
 }
 
-void qkv_end(const Call& call) {
+void append_keys_and_values(const Call& call) {
   const ModelConfig& g = call.config;
-  const uint64_t d = g.head_dim, q_width = g.heads * d, kv_width = g.kv_heads * d;
-  add_bias(call, Role::kQBias, call.a.q, q_width);
+  const uint64_t kv_width = uint64_t{g.kv_heads} * g.head_dim;
   add_bias(call, Role::kKBias, call.a.k, kv_width);
   add_bias(call, Role::kVBias, call.a.v, kv_width);
-  norm_and_rotate(call, call.a.q, g.heads, Role::kQNorm);
   norm_and_rotate(call, call.a.k, g.kv_heads, Role::kKNorm);
-  const Bytes layer_offset = call.kv_offset();
   call.c.k.kv_append(call.c.pool, {.k = call.a.k,
                                    .v = call.a.v,
                                    .k_stride = kv_width,
                                    .v_stride = kv_width,
-                                   .sequence = call.pass.sequence.data(),
-                                   .positions = call.pass.positions.data(),
+                                   .sequence = call.sequence(),
+                                   .positions = call.positions(),
                                    .sequences = call.pass.sequences.data(),
-                                   .layer_offset = layer_offset,
+                                   .layer_offset = call.kv_offset(),
                                    .kv_type = kv_type_of(g),
                                    .rows = call.rows(),
                                    .kv_heads = g.kv_heads,
-                                   .head_dim = d});
+                                   .head_dim = g.head_dim});
+}
+
+void qkv_end(const Call& call) {
+  const ModelConfig& g = call.config;
+  const uint64_t q_width = uint64_t{g.heads} * g.head_dim;
+  append_keys_and_values(call);
+  if (call.layer + 1 == g.layers && !call.pass.every_row) keep_output_rows(call);
+  add_bias(call, Role::kQBias, call.a.q, q_width);
+  norm_and_rotate(call, call.a.q, g.heads, Role::kQNorm);
   call.c.k.attention(call.c.pool, {.q = call.a.q,
                                    .q_stride = q_width,
                                    .out = call.a.mixed,  // [M, heads, head_dim]
-                                   .sequence = call.pass.sequence.data(),
-                                   .positions = call.pass.positions.data(),
+                                   .sequence = call.sequence(),
+                                   .positions = call.positions(),
                                    .sequences = call.pass.sequences.data(),
-                                   .layer_offset = layer_offset,
+                                   .layer_offset = call.kv_offset(),
                                    .kv_type = kv_type_of(g),
                                    .rows = call.rows(),
                                    .heads = g.heads,
                                    .kv_heads = g.kv_heads,
-                                   .head_dim = d,
+                                   .head_dim = g.head_dim,
                                    .scale = score_scale(g, call.layer),
                                    .window = g.slides(call.layer) ? g.sliding_window : 0,
                                    .softcap = g.attention_softcap});

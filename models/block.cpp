@@ -1,7 +1,8 @@
 // How the two halves of a block, attention and feed-forward, read the residual stream and add to
 // it.
-// it.
 #include "models/block.h"
+
+#include <cstring>
 
 namespace headrace::models {
 
@@ -62,6 +63,20 @@ void end_half(const Call& call, float* out, const HalfEnd& end) {
   if (block.place == NormPlace::kSum) {
     norm(call, call.small(), end.sum_norm, {call.a.x, call.a.x, call.rows(), hidden});
   }
+}
+
+void keep_output_rows(const Call& call) {
+  const uint64_t hidden = call.config.hidden_size;
+  const uint64_t q_width = uint64_t{call.config.heads} * call.config.head_dim;
+  const std::span<const uint32_t> rows = call.pass.output_rows;  // ascending
+  for (size_t i = 0; i < rows.size(); ++i) {
+    call.a.output_position[i] = call.pass.positions[rows[i]];
+    call.a.output_sequence[i] = call.pass.sequence[rows[i]];
+    if (rows[i] == i) continue;
+    std::memcpy(call.a.x + i * hidden, call.a.x + rows[i] * hidden, hidden * sizeof(float));
+    std::memcpy(call.a.q + i * q_width, call.a.q + rows[i] * q_width, q_width * sizeof(float));
+  }
+  call.a.only_outputs = true;
 }
 
 }  // namespace headrace::models

@@ -10,8 +10,9 @@
 namespace headrace::models {
 
 // M rows, O output rows, E experts, R experts per token, C rows of several experts together (M
-// without experts). Every buffer is dense. A narrowed buffer is the bfloat16 input of a product and
-// exists only where the weights are bfloat16.
+// without experts). After the keys and values of the last layer the rows at hand are the O output
+// rows, which lie at the front of buffers of M. Every buffer is dense. A narrowed buffer is the
+// bfloat16 input of a product and exists only where the weights are bfloat16.
 struct Activations {
   uint32_t rows_max = 0, outputs_max = 0;
   uint64_t chosen_max = 0;     // C
@@ -36,11 +37,12 @@ struct Activations {
   float* shared = nullptr;          // [M, hidden] what the shared expert computed
   float* shared_gate = nullptr;     // [M] its weight before the sigmoid
 
-  float* head_in = nullptr;         // [O, hidden]
-  uint16_t* head_narrow = nullptr;  // [O, even(hidden)]
-  float* logits = nullptr;          // [O, vocabulary]
+  int32_t* output_position = nullptr;   // [O]
+  uint32_t* output_sequence = nullptr;  // [O]
+  float* logits = nullptr;              // [O, vocabulary]
 
-  ObjectId object = kNone;  // the object being walked and the chunk that must come next
+  bool only_outputs = false;  // the rows at hand are the output rows
+  ObjectId object = kNone;    // the object being walked and the chunk that must come next
   uint32_t next_chunk = 0;
 };
 
@@ -77,7 +79,14 @@ struct Call {  // what every function below reads
   const Tables& tables;
   uint32_t layer;  // kNone in the head
 
-  uint64_t rows() const { return pass.tokens.size(); }
+  // Of the rows at hand.
+  uint64_t rows() const { return a.only_outputs ? pass.output_rows.size() : pass.tokens.size(); }
+  const int32_t* positions() const {
+    return a.only_outputs ? a.output_position : pass.positions.data();
+  }
+  const uint32_t* sequence() const {
+    return a.only_outputs ? a.output_sequence : pass.sequence.data();
+  }
   const SmallTensors& small() const { return tables.small[layer]; }
   Bytes kv_offset() const {
     return pass.kv_offsets.empty() ? layer * tables.kv_layer_bytes : pass.kv_offsets[layer];
@@ -160,5 +169,7 @@ struct HalfEnd {
 // What a half of a block does with its product in `out`: bias, norm, sum, norm.
 void end_half(const Call& call, float* out, const HalfEnd& end);
 void add_bias(const Call& call, Role bias, float* y, uint64_t n);
+// From here on the rows at hand are the output rows.
+void keep_output_rows(const Call& call);
 
 }  // namespace headrace::models

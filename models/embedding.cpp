@@ -6,25 +6,18 @@ namespace headrace::models {
 
 namespace {
 
-// Only rows whose logits are wanted pay for the final norm and the largest product of all.
 void head_begin(const Call& call) {
+  if (!call.a.only_outputs) keep_output_rows(call);
   const uint64_t hidden = call.config.hidden_size;
-  const uint64_t outputs = call.pass.output_rows.size();
-  if (outputs == 0) return;
-  call.c.k.gather_rows(call.c.pool, {.in = call.a.x,  // [M, hidden]
-                                     .index = call.pass.output_rows.data(),
-                                     .out = call.a.head_in,  // [O, hidden]
-                                     .count = outputs,
-                                     .k = hidden});
   if (call.config.block.final_norm) {
     norm(call, call.tables.final_small, Role::kFinalNorm,
-         {call.a.head_in, call.a.head_in, outputs, hidden});
+         {call.a.x, call.a.x, call.rows(), hidden});
   }
-  narrow_input(call, call.a.head_in, outputs, hidden, call.a.head_narrow);
+  narrow_input(call, call.a.x, call.rows(), hidden, call.a.narrow);
 }
 
 void head_end(const Call& call) {
-  const uint64_t count = call.pass.output_rows.size() * call.config.vocab_size;
+  const uint64_t count = call.rows() * call.config.vocab_size;
   if (call.config.logit_softcap == 0) return;
   call.c.k.softcap(call.c.pool, {call.pass.logits, count, call.config.logit_softcap});
 }
@@ -76,7 +69,7 @@ void look_up(const Call& call, const ObjectLayout& embedding, uint32_t chunk,
 Product head_product(const Call& call) {
   return {.begin = head_begin,
           .end = head_end,
-          .x = input_of(call, call.a.head_in, call.a.head_narrow),
+          .x = input_of(call, call.a.x, call.a.narrow),
           .m = call.pass.output_rows.size(),
           .y = {call.pass.logits}};
 }

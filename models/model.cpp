@@ -33,6 +33,12 @@ class SegmentList {
     embed.choices_per_row = 1;
     for (uint32_t i = 0; i < config.layers; ++i) add_layer(i);
     add_dense("head", kNone, {layout.head});
+    // What follows the last keys and values: the decoder drops rows there.
+    for (SegmentSpec& segment : segments_) {
+      const bool at_end = segment.layer == kNone || segment.layer + 1 == config.layers;
+      const bool fills_kv = segment.cost.kv_bytes_per_row != 0;
+      segment.per_output = at_end && !fills_kv && segment.kind != SegmentKind::kEmbed;
+    }
   }
   std::vector<SegmentSpec> take() { return std::move(segments_); }
 
@@ -127,8 +133,8 @@ class Carver {
         take(a.shared_gate, rows_, 1);
       }
     }
-    take(a.head_in, outputs_, hidden);
-    if (narrows) take(a.head_narrow, outputs_, even(hidden));
+    take(a.output_position, outputs_, 1);
+    take(a.output_sequence, outputs_, 1);
     take(a.logits, outputs_, config.vocab_size);
   }
 
@@ -280,6 +286,7 @@ void Decoder::begin(Context&, Activations& a, const Pass& pass) const {
                     (i == 0 || pass.output_rows[i - 1] < pass.output_rows[i]));
   }
   HEADRACE_ASSERT(tables_->small[0].at != SmallTensors{}.at, "bind_resident comes before a pass");
+  a.only_outputs = false;
   a.object = kNone;
   a.next_chunk = 0;
 }

@@ -38,6 +38,9 @@ struct Pass {                                      // one batch of rows; M rows,
   std::span<const uint32_t> lengths;
   std::span<const uint32_t> output_rows;  // rows whose logits are wanted, ascending
   float* logits = nullptr;                // [output_rows, V]
+  // In the last layer nobody reads more of a row than its keys and values, unless its logits are
+  // wanted: other rows end there, but for those who watch what each row chooses.
+  bool every_row = false;
 };
 
 struct ExpertData {
@@ -82,7 +85,8 @@ class Decoder {
   // Chunks [first, first + data.size()) of `object`, one address each.
   void forward(Context& c, Activations& a, const Pass& pass, SegmentId segment, ObjectId object,
                uint32_t first, std::span<const std::byte* const> data) const;
-  // Runs the router of a kRoute segment; experts of each row in rank order, [M, experts_per_token].
+  // Runs the router of a kRoute segment; experts of each row in rank order, [M, experts_per_token];
+  // in the last layer of output rows alone, unless the pass has every row computed.
   std::span<const uint32_t> route(Context& c, Activations& a, const Pass& pass,
                                   SegmentId segment) const;
   // What these experts contribute to the rows that chose them. A pass calls it with any of them,

@@ -98,12 +98,12 @@ CostTable Costs::table(const Round& round) const {
   return table;
 }
 
-const Costs::Demand& Costs::demand(uint32_t hole, uint32_t rows) {
-  const auto [found, is_new] = demands_.try_emplace({hole, rows});
+const Costs::Demand& Costs::demand(uint32_t hole, const PassRows& pass) {
+  const auto [found, is_new] = demands_.try_emplace({hole, pass.rows, pass.outputs});
   if (is_new) {
     const Hole& what = plan_.holes.at(hole);
     Demand& demand = found->second;
-    demand.bytes = hole_bytes(plan_, workload_, what, rows).expected;
+    demand.bytes = hole_bytes(plan_, workload_, what, pass).expected;
     if (demand.bytes > 0) {
       // What one hole wants is asked for at once: one latency, not one a chunk.
       demand.read_s = through({Tier::kDisk, Tier::kHost}, static_cast<double>(demand.bytes));
@@ -171,7 +171,7 @@ ComputeCost Costs::compute(const Round& round, const Task& task, uint32_t tasks,
   }
   cost.weight_s = read(bytes);
   cost.row_s = product(segment.cost.flops_per_row) * share;
-  cost.per_output = segment.layer == kNone && segment.kind == SegmentKind::kDense;
+  cost.per_output = segment.per_output;
   if (is_last) {
     cost.attention_flops_s = product(segment.cost.flops_per_row_context);
     cost.attention_read_s = read(static_cast<double>(segment.cost.kv_bytes_per_row));

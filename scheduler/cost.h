@@ -3,7 +3,6 @@
 
 #include <array>
 #include <map>
-#include <utility>
 #include <vector>
 
 #include "scheduler/machine.h"
@@ -26,7 +25,7 @@ struct ComputeCost {
   double attention_read_s = 0;   // the same, keys and values from memory
   double expert_s = 0;           // weights of one expert, at their mean size
   double experts = 0, choices = 0;
-  bool per_output = false;  // the head: rows whose logits are wanted
+  bool per_output = false;  // counts rows whose logits are wanted
   uint32_t hole = kNone;    // with a pool: a demand read precedes
 
   double seconds(const PassRows& pass) const;
@@ -53,7 +52,7 @@ class Costs {
     double read_s = 0, copy_s = 0;
     Bytes bytes = 0;
   };
-  const Demand& demand(uint32_t hole, uint32_t rows);
+  const Demand& demand(uint32_t hole, const PassRows& pass);
   // Of a kKvRead or kKvWrite: its layer's keys and values, at expectation.
   double move_kv(const Task& task, const PassRows& rows) const;
 
@@ -71,7 +70,7 @@ class Costs {
   double flops_ = 0;
   const char* flops_name_ = "";
   std::vector<double> segment_bytes_;
-  std::map<std::pair<uint32_t, uint32_t>, Demand> demands_;  // (hole, rows)
+  std::map<std::array<uint32_t, 3>, Demand> demands_;  // by hole, rows, outputs
 };
 
 }  // namespace headrace::scheduler

@@ -71,7 +71,7 @@ class Filling {
   }
 
   void observe(std::span<const Choice> choices) {
-    if (hole_.pool == kNone || recency_) return;
+    if (hole_.pool == kNone || recency_ || choices.empty()) return;  // of no rows
     uint64_t picked = 0;
     for (const Choice& choice : choices) picked += choice.rows;
     const uint64_t per_row = std::max(1u, hole_.choices_per_row);

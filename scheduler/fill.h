@@ -10,6 +10,7 @@
 
 #include "scheduler/forecast.h"
 #include "scheduler/plan.h"
+#include "scheduler/simulate.h"
 #include "scheduler/workload.h"
 
 namespace headrace::scheduler {
@@ -50,16 +51,17 @@ struct Filled {             // reused from call to call: no allocation once warm
 void fill(const Plan& plan, const Workload& workload, const Hole& hole,
           std::span<const Choice> choices, PoolState& state, Filled& out);
 
-// Bytes of one pass through the hole with `rows` rows: whatever the data are, and expected for
+// Bytes of one pass through the hole: whatever the data are, and expected for
 // independent choices, experts with the workload's locality, all else uniform.
 struct HoleBytes {
   Bytes least = 0, expected = 0, most = 0;
 };
-HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows);
+HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole,
+                     const PassRows& pass);
 // Of all holes together: what a pool holds when a pass begins it holds for one of them alone.
-HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows);
-// Of a steady pass, by edge and kind: what its tasks move, all its holes, and keys and values that
-// stream. `row` is what is expected; its operations leave out what goes through holes.
+HoleBytes holes_bytes(const Plan& plan, const Workload& workload, const PassRows& pass);
+// Of a steady pass of decoding, by edge and kind: what its tasks move, all its holes, and keys and
+// values that stream. `row` is what is expected; its operations leave out what goes through holes.
 struct PassRow {
   ByteRow row;
   Bytes least = 0, most = 0;

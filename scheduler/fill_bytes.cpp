@@ -34,8 +34,8 @@ double pick_probability(const Hole& hole, uint32_t count, uint32_t rows) {
 }
 
 Demand demand_of(const Candidates& all, const std::vector<uint32_t>& staying, const Hole& hole,
-                 uint32_t rows) {
-  const uint32_t count = all.count();
+                 const PassRows& pass) {
+  const uint32_t count = all.count(), rows = pass.at(all.segment);
   uint64_t stay = 0;
   if (all.rows()) {
     stay = staying[all.object(0)];
@@ -98,12 +98,12 @@ struct PoolDemand {
 };
 
 PoolDemand pool_demand(const Plan& plan, const Workload& workload,
-                       const std::vector<uint32_t>& staying, uint32_t pool, uint32_t rows) {
+                       const std::vector<uint32_t>& staying, uint32_t pool, const PassRows& pass) {
   PoolDemand out;
   for (const Hole& hole : plan.holes) {
     if (hole.pool != pool) continue;
     const Demand demand =
-        demand_of({workload, workload.segments[hole.segment]}, staying, hole, rows);
+        demand_of({workload, workload.segments[hole.segment]}, staying, hole, pass);
     ++out.holes;
     out.candidates += static_cast<double>(demand.candidates);
     const auto same = std::find_if(out.groups.begin(), out.groups.end(),
@@ -128,10 +128,11 @@ double even_misses(const Plan& plan, const Hole& hole, const Demand& mine, const
 }
 
 PickShares expected_of(const Plan& plan, const Candidates& all, const Hole& hole,
-                       const Demand& mine, const PoolDemand& pool, uint32_t rows) {
+                       const Demand& mine, const PoolDemand& pool, const PassRows& pass) {
   const PickShares even{mine.probability, even_misses(plan, hole, mine, pool)};
   if (hole.source != Source::kRouter) return even;
-  return with_locality(all.workload, even, pick_probability(hole, all.count(), 1), rows);
+  return with_locality(all.workload, even, pick_probability(hole, all.count(), 1),
+                       pass.at(all.segment));
 }
 
 // Of the candidates that do not stay, ascending.
@@ -174,12 +175,13 @@ PickShares with_locality(const Workload& workload, const PickShares& even, doubl
   return out;
 }
 
-HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole, uint32_t rows) {
+HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole,
+                     const PassRows& pass) {
   if (hole.pool == kNone) return {};
   const std::vector<uint32_t> staying = staying_chunks(plan, workload);
   const Candidates all{workload, workload.segments[hole.segment]};
-  const Demand mine = demand_of(all, staying, hole, rows);
-  const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, rows);
+  const Demand mine = demand_of(all, staying, hole, pass);
+  const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, pass);
   const std::vector<Bytes> bytes = missing_sizes(plan, all);
   HoleBytes out;
   Bytes total = 0;
@@ -187,26 +189,27 @@ HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hol
   // At most what the pool holds is a hit.
   const uint64_t slots = plan.pools[hole.pool].slots;
   for (uint64_t i = 0; i + slots < mine.least; ++i) out.least += bytes[i];
-  const uint64_t most = std::min<uint64_t>(uint64_t{rows} * hole.choices_per_row, bytes.size());
+  const uint64_t most =
+      std::min<uint64_t>(uint64_t{pass.at(all.segment)} * hole.choices_per_row, bytes.size());
   for (uint64_t i = 0; i < most; ++i) out.most += bytes[bytes.size() - 1 - i];
-  const PickShares share = expected_of(plan, all, hole, mine, pool, rows);
+  const PickShares share = expected_of(plan, all, hole, mine, pool, pass);
   const double expected = static_cast<double>(total) * share.picked * share.missed;
   out.expected = std::clamp(static_cast<Bytes>(expected), out.least, std::max(out.least, out.most));
   return out;
 }
 
-HoleBytes holes_bytes(const Plan& plan, const Workload& workload, uint32_t rows) {
+HoleBytes holes_bytes(const Plan& plan, const Workload& workload, const PassRows& pass) {
   HoleBytes out;
   const std::vector<uint32_t> staying = staying_chunks(plan, workload);
   std::vector<std::vector<Bytes>> picked(plan.pools.size());  // the cheapest that a pass can pick
   for (const Hole& hole : plan.holes) {
     if (hole.pool == kNone) continue;
-    const HoleBytes bytes = hole_bytes(plan, workload, hole, rows);
+    const HoleBytes bytes = hole_bytes(plan, workload, hole, pass);
     out.expected += bytes.expected;
     out.most += bytes.most;
     const Candidates all{workload, workload.segments[hole.segment]};
     const std::vector<Bytes> sizes = missing_sizes(plan, all);
-    const uint64_t least = demand_of(all, staying, hole, rows).least;
+    const uint64_t least = demand_of(all, staying, hole, pass).least;
     picked[hole.pool].insert(picked[hole.pool].end(), sizes.begin(),
                              sizes.begin() + static_cast<ptrdiff_t>(least));
   }
@@ -231,7 +234,7 @@ std::vector<PassRow> pass_bytes_by_edge(const Plan& plan, const Workload& worklo
     at->most += most;
   };
   for (const ByteRow& row : bytes_of(plan.steady)) add(row, row.bytes, row.bytes);
-  const HoleBytes holes = holes_bytes(plan, workload, rows);
+  const HoleBytes holes = holes_bytes(plan, workload, decoding(rows));
   if (holes.most > 0) {
     add({.edge = {Tier::kDisk, computing_tier(plan)}, .bytes = holes.expected}, holes.least,
         holes.most);
@@ -263,18 +266,19 @@ struct Routed {  // picks of experts in a pass
 };
 
 Routed routed_picks(const Plan& plan, const Workload& workload, uint32_t rows) {
+  const PassRows pass = decoding(rows);
   const std::vector<uint32_t> staying = staying_chunks(plan, workload);
   Routed out;
   for (const Hole& hole : plan.holes) {
     if (hole.source != Source::kRouter) continue;
     const Candidates all{workload, workload.segments[hole.segment]};
-    const Demand mine = demand_of(all, staying, hole, rows);
+    const Demand mine = demand_of(all, staying, hole, pass);
     if (hole.pool == kNone) {
       out.picks += static_cast<double>(all.count()) * mine.probability;
       continue;
     }
-    const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, rows);
-    const PickShares share = expected_of(plan, all, hole, mine, pool, rows);
+    const PoolDemand pool = pool_demand(plan, workload, staying, hole.pool, pass);
+    const PickShares share = expected_of(plan, all, hole, mine, pool, pass);
     const double pooled = static_cast<double>(mine.candidates) * share.picked;
     out.picks += static_cast<double>(all.count()) * share.picked;
     out.pooled += pooled;

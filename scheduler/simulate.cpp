@@ -252,7 +252,7 @@ class Simulation {
     const ComputeCost& compute = table(state.round).compute[task];
     state.stage = Stage::kWork;
     if (compute.hole != kNone) {
-      demand_ = &costs_.demand(compute.hole, rows_of(state.round).rows);
+      demand_ = &costs_.demand(compute.hole, rows_of(state.round));
       if (demand_->bytes > 0) {
         state.stage = Stage::kWantRead;
         state.until_s = kNever;
@@ -458,7 +458,7 @@ class Simulation {
                            static_cast<double>(std::max<size_t>(1, sample.chunks.size()));
       const Edge edge{Tier::kDisk, plan_.pools.at(hole.pool).tier};
       for (const PassRows& pass : passes_) {
-        const Bytes bytes = costs_.demand(h, pass.rows).bytes;
+        const Bytes bytes = costs_.demand(h, pass).bytes;
         if (bytes == 0) continue;
         ByteRow& row = row_of(edge, sample.kind);
         row.bytes += bytes;

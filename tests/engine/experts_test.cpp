@@ -18,10 +18,14 @@ struct Routed {
   Bytes counted = 0;  // by the ledger
   Bytes fixed = 0;    // of what the plan alone decides, and the embedding's rows
   Bytes predicted = 0;
+  scheduler::HoleBytes range;  // of what data decide
+  Bytes decided = 0;           // by the replay
   std::vector<std::vector<int32_t>> tokens;
 };
 
-Routed run(const std::string& model, const engine::SessionOptions& options, uint64_t prompts) {
+// `watched`: by an observer of routes, who sees every row.
+Routed run(const std::string& model, const engine::SessionOptions& options, uint64_t prompts,
+           bool watched = true) {
   Random random(test::seed(), 9);
   std::vector<engine::Request> requests(prompts);
   for (engine::Request& r : requests) {
@@ -32,16 +36,20 @@ Routed run(const std::string& model, const engine::SessionOptions& options, uint
                           engine::Generator::demand(requests));
   Routed out;
   std::set<std::pair<uint32_t, uint32_t>> ever;
-  session.set_route_observer([&](uint32_t layer, std::span<const uint32_t> experts) {
-    out.distinct += std::set<uint32_t>(experts.begin(), experts.end()).size();
-    for (uint32_t e : experts) ever.insert({layer, e});
-  });
+  if (watched) {
+    session.set_route_observer([&](uint32_t layer, std::span<const uint32_t> experts) {
+      out.distinct += std::set<uint32_t>(experts.begin(), experts.end()).size();
+      for (uint32_t e : experts) ever.insert({layer, e});
+    });
+  }
   engine::Generator generator(session);
   for (const auto& done : generator.run(requests)) out.tokens.push_back(done.token_ids);
   for (const auto& row : session.counted()) out.counted += row.bytes;
   for (const auto& row : session.predicted()) out.predicted += row.bytes;
   out.ever = ever.size();
   out.counts = session.replay().experts();
+  out.range = session.replay().range();
+  out.decided = session.replay().bytes();
   const scheduler::Plan& plan = session.plan();
   for (const auto& row : scheduler::bytes_of(plan.enter)) out.fixed += row.bytes;
   for (const auto& row : scheduler::bytes_of(plan.steady)) {
@@ -97,6 +105,24 @@ TEST_F(Experts, AStreamReadsTheDistinctExpertsOfEachBatch) {
     EXPECT_EQ(r.counts.misses, r.distinct);
     EXPECT_EQ(r.counted, r.fixed + r.distinct * r.expert);
     EXPECT_EQ(r.counted, r.predicted);
+  }
+}
+
+// In the last layer, a prompt's rows whose logits nobody wants pick no experts.
+TEST_F(Experts, TheLastLayerReadsThoseOfWantedRowsAlone) {
+  options_.choices.policy = "stream";
+  for (uint64_t prompts : {1, 3}) {
+    SCOPED_TRACE(prompts);
+    const Routed all = run(folder_.path_of("m"), options_, prompts);
+    const Routed few = run(folder_.path_of("m"), options_, prompts, false);
+    EXPECT_EQ(few.tokens, all.tokens);
+    EXPECT_LT(few.counts.misses, all.counts.misses);
+    for (const Routed& r : {all, few}) {
+      EXPECT_EQ(r.counted, r.predicted);
+      EXPECT_EQ(r.counted, r.fixed + r.counts.misses * r.expert);
+      EXPECT_LE(r.range.least, r.decided);
+      EXPECT_GE(r.range.most, r.decided);
+    }
   }
 }
 

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <set>
 
+#include "core/error.h"
 #include "core/half.h"
 #include "core/safetensors.h"
 #include "models/families.h"
@@ -294,7 +295,8 @@ std::vector<std::vector<float>> Runner::pass(const std::vector<Row>& rows) {
                   .sequences = sequences_,
                   .lengths = lengths,
                   .output_rows = wanted,
-                  .logits = decoder.logits(*activations)};
+                  .logits = decoder.logits(*activations),
+                  .every_row = execution_.random != nullptr && execution_.random->chance(0.3)};
   decoder.begin(context, *activations, pass);
   for (const SegmentSpec& segment : decoder.segments()) {
     run_segment(context, *activations, pass, segment);
@@ -323,6 +325,9 @@ void Runner::run_segment(Context& c, Activations& a, const Pass& pass, const Seg
       return;
     case SegmentKind::kRoute: {
       const auto picked = decoder.route(c, a, pass, segment.id);
+      const bool few = segment.per_output && !pass.every_row;
+      const size_t rows = few ? pass.output_rows.size() : pass.tokens.size();
+      HEADRACE_ASSERT(picked.size() == rows * model_.config.experts_per_token, segment.name);
       picked_.assign(picked.begin(), picked.end());
       return;
     }

@@ -194,7 +194,7 @@ TEST(Fill, BytesAreWithinWhatHoleBytesSays) {
         std::vector<Choice> choices;
         for (uint32_t c : distinct) choices.push_back({c, 1});
         fill(s.plan, s.workload, hole, choices, state, out);
-        const HoleBytes bytes = hole_bytes(s.plan, s.workload, hole, rows);
+        const HoleBytes bytes = hole_bytes(s.plan, s.workload, hole, decoding(rows));
         EXPECT_GE(out.bytes, bytes.least);
         EXPECT_LE(out.bytes, bytes.most);
         EXPECT_LE(bytes.least, bytes.expected);
@@ -216,19 +216,19 @@ TEST(Fill, BytesAreWithinWhatHoleBytesSays) {
 TEST(Fill, ExpectationFollowsTheLocalityThatWasSeen) {
   constexpr uint32_t kLayers = 4, kExperts = 16, kTop = 4;
   Pooled s = make_pooled(kLayers, kExperts, kTop, 32);
-  const Bytes even_bytes = holes_bytes(s.plan, s.workload, 1).expected;
+  const Bytes even_bytes = holes_bytes(s.plan, s.workload, decoding(1)).expected;
   const double even = even_miss_share(s.plan, s.workload, 1);
   ASSERT_GT(even, 0.3);
   ASSERT_LT(even, 0.7);
   s.workload.localities = {{.rows = 1, .even = even, .missed = even / 4},
                            {.rows = 64, .even = even, .missed = 0.9, .doubt = 1}};
   EXPECT_NEAR(even_miss_share(s.plan, s.workload, 1), even, 1e-9);
-  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, 1).expected),
+  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, decoding(1)).expected),
               static_cast<double>(even_bytes) / 4, kMiB);
   EXPECT_NEAR(*expected_hit_rate(s.plan, s.workload, 1), 1 - even / 4, 1e-9);
   // Half as many picks as rows that pick for themselves would come to.
   s.workload.localities[0].picked = 0.5 * kTop / kExperts;
-  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, 1).expected),
+  EXPECT_NEAR(static_cast<double>(holes_bytes(s.plan, s.workload, decoding(1)).expected),
               static_cast<double>(even_bytes) / 8, kMiB);
   s.workload.localities[0] = {.rows = 1, .even = std::sqrt(even), .missed = even};
   EXPECT_NEAR(*expected_hit_rate(s.plan, s.workload, 1), 1 - even * even, 1e-9);
@@ -322,6 +322,27 @@ TEST(Fill, ReplaysToTheSameDecisions) {
   }
 }
 
+// At a model's end rows pick whose logits are wanted: perhaps none of a prompt's.
+TEST(Fill, HolesAtTheEndCountWantedRows) {
+  constexpr uint32_t kRows = 40, kTop = 3;
+  Pooled s = make_pooled(4, 12, kTop, 2);
+  const Hole& last = s.plan.holes.back();
+  ASSERT_EQ(last.source, Source::kRouter);
+  const auto bytes = [&](uint32_t rows, uint32_t outputs) {
+    return hole_bytes(s.plan, s.workload, last, {.rows = rows, .outputs = outputs});
+  };
+  const HoleBytes all = bytes(kRows, 1);
+  s.workload.segments[last.segment].per_output = true;
+  const HoleBytes none = bytes(kRows, 0), one = bytes(kRows, 1), every = bytes(kRows, kRows);
+  EXPECT_EQ(none.most, 0u);
+  EXPECT_EQ(none.expected, 0u);
+  EXPECT_EQ(none.least, 0u);
+  EXPECT_EQ(one.most, kTop * all.most / 12);
+  EXPECT_GT(one.least, 0u);
+  EXPECT_EQ(every.expected, all.expected);
+  EXPECT_EQ(every.most, all.most);
+}
+
 // The bytes of whole passes lie within what holes_bytes says of them.
 TEST(Fill, PassesAreWithinWhatHolesBytesSays) {
   for (uint64_t i = 0; i < test::cases(30); ++i) {
@@ -330,7 +351,7 @@ TEST(Fill, PassesAreWithinWhatHolesBytesSays) {
     const uint32_t rows = static_cast<uint32_t>(random.between(1, 3));
     const Pooled s = make_pooled(4, 12, 3, static_cast<uint32_t>(random.between(1, 48)));
     PoolState state = initial_state(s.plan, s.workload, 0);
-    const HoleBytes bytes = holes_bytes(s.plan, s.workload, rows);
+    const HoleBytes bytes = holes_bytes(s.plan, s.workload, decoding(rows));
     EXPECT_LE(bytes.least, bytes.expected);
     EXPECT_LE(bytes.expected, bytes.most);
     Filled out;

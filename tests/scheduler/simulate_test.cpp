@@ -249,14 +249,14 @@ TEST(Simulate, AttentionIsChargedOnceASegment) {
   EXPECT_NEAR(after - before, product_s(read, flops), 1e-15);
 }
 
-TEST(Simulate, HeadComputesOnlyWantedRows) {
+TEST(Simulate, OnlyWantedRowsAreComputedAtTheEnd) {
   Workload workload = layered({Layer{{kMiB}, 1 << 30}});
   const Plan plan = stream_plan(workload, 0);
   const PassRows pass{.rows = 100, .context = 1, .outputs = 2};
   Machine machine = round_machine();
   machine.memory_read_bytes_per_s = 1e18;  // multiplying alone counts
   const double layer = simulate(plan, workload, machine, {pass}).busy_s[0];
-  workload.segments[0].layer = kNone;
+  workload.segments[0].per_output = true;
   const double head = simulate(plan, workload, machine, {pass}).busy_s[0];
   EXPECT_DOUBLE_EQ(layer, 50 * head);
 }
