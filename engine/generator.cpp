@@ -274,7 +274,7 @@ void Generator::run(RequestSource& source, TokenSink& sink, const volatile bool*
   start(source, sink);
   while (step()) {
     if (stopped != nullptr && *stopped) {
-      throw Error(ErrorCode::kInterrupted, "interrupted: stopped between two passes");
+      throw Error(ErrorCode::kInterrupted, "interrupted: stopped between two passes; run it again");
     }
   }
 }

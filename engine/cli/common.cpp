@@ -142,7 +142,7 @@ void handle_signals() {
 int caught_signal() { return g_signal; }
 
 void throw_if_stopped() {
-  if (g_stop) throw Error(ErrorCode::kInterrupted, "interrupted: stopped as asked");
+  if (g_stop) throw Error(ErrorCode::kInterrupted, "interrupted: stopped as asked; run it again");
 }
 
 // ---- progress

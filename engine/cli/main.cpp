@@ -38,9 +38,27 @@ int exit_code(const Error& e) {
   }
 }
 
-// The message carries required_bytes in full: a script that has only the line needs no JSON.
+const char* advice(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInterrupted:
+      return "run it again";
+    case ErrorCode::kFormat:
+    case ErrorCode::kCorrupt:
+      return "take the file from its source anew";
+    case ErrorCode::kIo:
+      return "check the path and the disk";
+    default:
+      return "see --help";
+  }
+}
+
+// WHAT: WHY; DO THIS, with the file, also where an outside library or a part of a file had only the
+// WHY. It carries required_bytes in full: a script that has only the line needs no JSON.
 std::string message_of(const Error& e) {
-  const std::string text = one_line(e.what()), bytes = std::to_string(e.required_bytes());
+  std::string text = one_line(e.what());
+  const std::string path = one_line(e.path()), bytes = std::to_string(e.required_bytes());
+  if (text.find(path) == std::string::npos) text = fmt::format("{}: {}", path, text);
+  if (text.find("; ") == std::string::npos) text += fmt::format("; {}", advice(e.code()));
   if (e.required_bytes() == 0 || text.find(bytes) != std::string::npos) return text;
   return fmt::format("{} (required_bytes {})", text, bytes);
 }

@@ -62,7 +62,8 @@ void report(std::vector<std::string> words, std::string output, const Common& co
     }
   }
   if (trace.empty()) {
-    throw Error(ErrorCode::kUsage, "profile report: give one trace file").at_field("TRACE");
+    throw Error(ErrorCode::kUsage, "profile report: which trace is not said; give one file")
+        .at_field("TRACE");
   }
   const TraceReport read = read_trace(trace);
   if (!output.empty()) {

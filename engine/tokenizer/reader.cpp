@@ -27,7 +27,7 @@ struct Closed {
 void parse_file(const std::string& path, boost::json::basic_parser<EventHandler>& parser) {
   std::unique_ptr<std::FILE, Closed> file(std::fopen(path.c_str(), "rb"));
   if (!file) {
-    throw Error(ErrorCode::kIo, fmt::format("tokenizer.json: {}", std::strerror(errno)));
+    throw Error(ErrorCode::kIo, fmt::format("{}; check its permissions", std::strerror(errno)));
   }
   std::setvbuf(file.get(), nullptr, _IONBF, 0);
   constexpr size_t kPiece = 64 * kKiB;
@@ -38,7 +38,7 @@ void parse_file(const std::string& path, boost::json::basic_parser<EventHandler>
   while (more) {
     const size_t size = std::fread(piece.get(), 1, kPiece, file.get());
     if (std::ferror(file.get()) != 0) {
-      throw Error(ErrorCode::kIo, "tokenizer.json: the read failed; check the disk");
+      throw Error(ErrorCode::kIo, "the read failed; check the disk");
     }
     more = size == kPiece;
     const size_t used = parser.write_some(more, piece.get(), size, error);
@@ -58,12 +58,13 @@ Bytes tokenizer_file_bytes(const std::string& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0) {
     throw Error(ErrorCode::kIo,
-                fmt::format("tokenizer.json: {}; the folder needs one", std::strerror(errno)))
+                fmt::format("{}: {}; the folder needs one", path, std::strerror(errno)))
         .at_path(path);
   }
   const auto bytes = static_cast<Bytes>(status.st_size);
   if (!S_ISREG(status.st_mode) || bytes > kTokenizerFileBytesMax) {
-    throw Error(ErrorCode::kFormat, "tokenizer.json: it must be a file of at most 256 MiB")
+    throw Error(ErrorCode::kFormat,
+                fmt::format("{}: not a file of at most 256 MiB; give another", path))
         .at_path(path);
   }
   return bytes;
@@ -90,10 +91,21 @@ TokenizerFile read_tokenizer_file(const std::string& path) {
     file.vocabulary.reserve(counts);
     pass(Pass::kFill, [](const EventHandler&) {});
     if (early) pass(Pass::kMerges, [](const EventHandler&) {});
-  } catch (Error& error) {
-    throw std::move(error).at_path(path);
+  } catch (const Error& error) {
+    throw tokenizer_error(error, path);
   }
   return file;
+}
+
+Error tokenizer_error(const Error& error, const std::string& path) {
+  std::string_view why = error.what();
+  constexpr std::string_view kWhole = "tokenizer.json: ";  // the part named when it is all of it
+  if (why.starts_with(kWhole)) why.remove_prefix(kWhole.size());
+  const bool advises = why.find("; ") != std::string_view::npos;
+  return Error(error.code(), fmt::format("{}: {}{}", path, why,
+                                         advises ? "" : "; take the file from its source anew"))
+      .at_path(path)
+      .at_field(error.field());
 }
 
 }  // namespace headrace::engine

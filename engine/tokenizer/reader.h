@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
 #include "core/json.h"
 #include "engine/tokenizer/added_tokens.h"
 #include "engine/tokenizer/bpe.h"
@@ -22,6 +23,8 @@ struct TokenizerFile {
   json::value normalizer, pre_tokenizer, post_processor, decoder;
 };
 
+// What reading a part refused, as an error of the whole file: "PATH: WHY; DO THIS".
+Error tokenizer_error(const Error& error, const std::string& path);
 // Throws Error with the path: kIo, kFormat, kUnsupported.
 TokenizerFile read_tokenizer_file(const std::string& path);
 // Size of the file; kIo when it is missing, kFormat when it is not a file or too large.

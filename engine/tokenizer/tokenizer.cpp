@@ -184,8 +184,8 @@ std::unique_ptr<Tokenizer> Tokenizer::load(const std::string& folder) {
   TokenizerFile file = read_tokenizer_file(path);
   try {
     return std::make_unique<BpeTokenizer>(std::move(file));
-  } catch (Error& error) {
-    throw std::move(error).at_path(path);
+  } catch (const Error& error) {
+    throw tokenizer_error(error, path);
   }
 }
 

@@ -155,6 +155,19 @@ class Files(Case):
             self.damage(lambda m, i=item: write_safetensors(m / shard, **i, data=bytes(43200)))
         self.damage(lambda m: (m / shard).unlink())
 
+    def test_damaged_tokenizers(self):
+        whole = (MODEL / "tokenizer.json").read_bytes()
+        file = json.loads(whole)
+        file["model"]["merges"].append("no token")
+        for n, text in enumerate((b"", b"{", b"[]", b"{}", b"\xff", whole[:len(whole) // 2],
+                                  whole + b"x", json.dumps(file).encode())):
+            model = self.copy_model(MODEL, f"model{n}")
+            (model / "tokenizer.json").write_bytes(text)
+            for command in (("generate", model, "--ids", "1"), ("inspect", model),
+                            ("tokenize", model, "-p", "x"), ("detokenize", model, "--ids", "1")):
+                error = self.refused(1, *command, names=[model / "tokenizer.json"])
+                self.assertEqual(error["path"], str(model / "tokenizer.json"))
+
     def test_configs_that_cannot_run(self):
         config = json.loads((MODEL / "config.json").read_text())
 
