@@ -10,8 +10,6 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <iostream>
-#include <iterator>
 #include <utility>
 
 #include "core/clock.h"
@@ -345,8 +343,27 @@ json::array ids_json(std::span<const int32_t> ids) {
   return out;
 }
 
-std::string read_stdin() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+StreamText read_stream(int descriptor, const std::string& name, Bytes keep, Bytes most) {
+  StreamText out;
+  std::vector<char> piece(64 * kKiB);
+  for (;;) {
+    const ssize_t got = ::read(descriptor, piece.data(), piece.size());
+    throw_if_stopped();
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be read: {}; check what writes it", name,
+                                              std::strerror(errno)))
+          .at_path(name);
+    }
+    if (got == 0) return out;
+    out.bytes += static_cast<Bytes>(got);
+    if (out.bytes > most) {
+      throw Error(ErrorCode::kFormat,
+                  fmt::format("{}: more than the limit of {}; give less", name, format_bytes(most)))
+          .at_path(name);
+    }
+    if (out.bytes <= keep) out.text.append(piece.data(), static_cast<size_t>(got));
+  }
 }
 
 std::string lossless(const std::string& text) {

@@ -107,7 +107,13 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder);
 Bytes tokenizer_memory(const std::string& folder);
 std::vector<int32_t> parse_ids(const std::string& text, const char* flag = "--ids");  // "1,2,3"
 json::array ids_json(std::span<const int32_t> ids);
-std::string read_stdin();
+// All that stdin or a pipe gives, until its end or a signal. Text beyond `keep` bytes is counted
+// and not kept; more than `most` is refused.
+struct StreamText {
+  std::string text;
+  Bytes bytes = 0;
+};
+StreamText read_stream(int descriptor, const std::string& name, Bytes keep, Bytes most);
 std::string lossless(const std::string& text);  // invalid UTF-8 replaced, for JSON
 std::string one_line(const std::string& text);  // control characters replaced, for messages
 

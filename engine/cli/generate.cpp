@@ -54,7 +54,7 @@ std::vector<std::string> texts_of(const GenerateFlags& flags, const ModelFolder&
                   "prompt: none given; give text with -p, -f or stdin, or ids with --ids")
           .at_field("-p");
     }
-    texts.push_back(read_stdin());
+    texts.push_back(read_text(STDIN_FILENO, "stdin", folder, memory, demand_of(flags), options));
   }
   return texts;
 }

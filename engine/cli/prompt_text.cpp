@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
+#include <memory>
+#include <utility>
 
 #include "engine/limits.h"
 
@@ -45,12 +48,29 @@ void check_encoding(const ModelFolder& model, Bytes tokenizer_bytes, Bytes encod
 
 std::string read_text(const std::string& path, const ModelFolder& model, Bytes tokenizer_bytes,
                       const Demand& demand, const SessionOptions& options) {
+  if (std::error_code unknown; std::filesystem::is_fifo(path, unknown)) {
+    const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(std::fopen(path.c_str(), "re"),
+                                                               std::fclose);
+    throw_if_stopped();
+    if (pipe != nullptr) {
+      return read_text(::fileno(pipe.get()), path, model, tokenizer_bytes, demand, options);
+    }
+  }
   std::error_code none;  // not a plain file: reading it says what it is
   const Bytes bytes = std::filesystem::file_size(path, none);
   if (!none && bytes <= kTextMost) {
     check_encoding(model, tokenizer_bytes, kEncodingBytes * bytes, demand, options);
   }
   return read_file(path, kTextMost);
+}
+
+std::string read_text(int descriptor, const std::string& name, const ModelFolder& model,
+                      Bytes tokenizer_bytes, const Demand& demand, const SessionOptions& options) {
+  // Beyond this check_encoding() refuses.
+  const Bytes keep = std::max(kSmall, memory_budget(options)) / kEncodingBytes;
+  StreamText read = read_stream(descriptor, name, keep, kTextMost);
+  check_encoding(model, tokenizer_bytes, kEncodingBytes * read.bytes, demand, options);
+  return std::move(read.text);
 }
 
 void add_sequence_flags(CLI::App& command, SequenceFlags& flags) {

@@ -23,6 +23,9 @@ void check_encoding(const ModelFolder& model, Bytes tokenizer_bytes, Bytes encod
 // A file of text to be encoded, checked before it is read.
 std::string read_text(const std::string& path, const ModelFolder& model, Bytes tokenizer_bytes,
                       const Demand& demand, const SessionOptions& options);
+// Of stdin or a pipe, whose length shows at its end: what is too much is not kept.
+std::string read_text(int descriptor, const std::string& name, const ModelFolder& model,
+                      Bytes tokenizer_bytes, const Demand& demand, const SessionOptions& options);
 
 // One sequence to be read, not continued: `--ids 1,2,3` or `-f FILE`.
 struct SequenceFlags {

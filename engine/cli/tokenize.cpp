@@ -1,5 +1,6 @@
 // `headrace tokenize` and `headrace detokenize`.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "engine/cli/common.h"
 #include "engine/template/chat.h"
@@ -17,6 +18,8 @@ std::unique_ptr<Tokenizer> required_tokenizer(const std::string& folder) {
   }
   return tokenizer;
 }
+
+constexpr Bytes kTextMost = 256 * kMiB;
 
 struct TokenizeFlags {
   std::string model, file, messages, tools, chat_template;
@@ -60,9 +63,11 @@ Command add_tokenize(CLI::App& app, Common& common) {
   return {c, [flags, &common] {
             if (!flags->messages.empty()) return tokenize_chat(*flags);
             const auto tokenizer = required_tokenizer(flags->model);
-            const std::string text = flags->text            ? *flags->text
-                                     : !flags->file.empty() ? read_file(flags->file, 256 * kMiB)
-                                                            : read_stdin();
+            const std::string text =
+                flags->text ? *flags->text
+                : !flags->file.empty()
+                    ? read_file(flags->file, kTextMost)
+                    : read_stream(STDIN_FILENO, "stdin", kTextMost, kTextMost).text;
             const auto ids = tokenizer->encode(text, {.add_special = !flags->no_special});
             if (!common.json) return print_text(fmt::format("{}\n", fmt::join(ids, ",")));
             json::array tokens;

@@ -2,9 +2,12 @@
 import array
 import json
 import os
+import pathlib
+import signal
 import subprocess
+import time
 
-from cli_support import (GOLDEN, MIB, Case, Watch, environment, experts, files_under, large,
+from cli_support import (GOLDEN, MIB, Case, Watch, end, environment, experts, files_under, large,
                          read_npy, run, snapshot, start)
 import cli_support
 
@@ -479,6 +482,47 @@ class SameTokens(Checks):
 
 
 class Streams(Case):
+    def test_stdin_is_read_within_the_budget(self):
+        """And no further than a text may go, though its writer never ends."""
+        for count, code in ((60_000_000, 3), (None, 1)):
+            feed = ["yes", "words"] if count is None else ["head", "-c", str(count), "/dev/zero"]
+            with subprocess.Popen(feed, stdout=subprocess.PIPE) as writer:
+                process = start("generate", MODEL, "-n", "1", "--memory", 150 * MIB,
+                                stdin=writer.stdout)
+                writer.stdout.close()
+                _, status, usage = os.wait4(process.pid, 0)
+                err = process.stderr.read().decode()
+                process.returncode = os.waitstatus_to_exitcode(status)
+                process.stdout.close()
+                process.stderr.close()
+            self.assertEqual(process.returncode, code, err)
+            self.assertRegex(err, cli_support.ERROR)
+            self.assertLess(usage.ru_maxrss * 1024, 150 * MIB)
+
+    def test_a_signal_ends_reading(self):
+        """Text that was cut off by Ctrl-C is no text."""
+        for command in ("generate", "tokenize"):
+            for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+                process = start(command, MODEL, stdin=subprocess.PIPE)
+                process.stdin.write(b"half of it")
+                process.stdin.flush()
+                deadline = time.monotonic() + 20
+                state = pathlib.Path(f"/proc/{process.pid}/wchan")
+                while "pipe" not in state.read_text() and time.monotonic() < deadline:
+                    time.sleep(.01)
+                result = end(process, number)
+                self.assertEqual((result.code, result.out), (code, b""))
+                self.assertRegex(result.err, r"^headrace: error: interrupted: [^\n]+; [^\n]+\n$")
+
+    def test_a_prompt_from_a_pipe(self):
+        flags = ("generate", MODEL, "-n", "3", "--ignore-eos")
+        plain = self.run_json(*flags, "-p", "some words")
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        with subprocess.Popen(["sh", "-c", f"printf 'some words' > {pipe}"]):
+            piped = self.run_json(*flags, "-f", pipe)
+        self.assertEqual(piped["outputs"], plain["outputs"])
+
     def test_closed_stdout(self):
         for flags in (("--json",), ()):
             with subprocess.Popen([cli_support.binary, "generate", MODEL, "--ids", "1", "-n", "300",

@@ -60,8 +60,8 @@ def run(*args, env=None, stdin=b"", timeout=60):
 
 
 def start(*args, env=None, **more):
-    return subprocess.Popen([binary, *map(str, args)], stdin=subprocess.DEVNULL,
-                            stdout=more.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
+    return subprocess.Popen([binary, *map(str, args)],
+                            stdin=more.pop("stdin", subprocess.DEVNULL), stdout=more.pop("stdout", subprocess.PIPE), stderr=subprocess.PIPE,
                             env=environment(env), **more)
 
 
