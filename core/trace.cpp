@@ -1,11 +1,13 @@
 #include "core/trace.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <boost/json/serialize.hpp>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "core/error.h"
@@ -35,6 +37,9 @@ class Writer {
   }
   ~Writer() {
     if (file_ != nullptr) gzclose(file_);
+    struct stat info {};
+    if (whole_ || ::stat(path_.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return;
+    std::remove(path_.c_str());  // a torn trace is none
   }
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
@@ -48,6 +53,7 @@ class Writer {
     errno = 0;
     const int result = gzclose(std::exchange(file_, nullptr));
     if (result != Z_OK) refuse(errno);
+    whole_ = true;
   }
 
  private:
@@ -66,6 +72,7 @@ class Writer {
   const std::string& path_;
   gzFile file_ = nullptr;
   std::string room_;
+  bool whole_ = false;
 };
 
 // Microseconds with the nanoseconds as decimals: the unit of the format, without loss.

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import time
@@ -363,6 +364,17 @@ class Traces(Case):
         self.assertLessEqual(out["disk_read_Bps"], 100e6)
         self.assertGreater(out["disk_read_Bps"], 0)
         self.assertEqual((cache / "headrace/machine.json").read_bytes(), machine)
+
+    def test_a_torn_trace_is_removed(self):
+        path = self.folder / "t.json"
+        self.ok("generate", MODEL, *GENERATE)
+        limit = (resource.RLIMIT_FSIZE, (2000, 2000))  # the program takes it for a full disk
+        process = start("generate", MODEL, *GENERATE, "--trace", path, "--quiet",
+                        preexec_fn=lambda: resource.setrlimit(*limit))
+        _, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1, err)
+        self.assertIn(str(path).encode(), err)
+        self.assertEqual(files_under(self.folder), [])
 
     def test_resident_counters(self):
         path = self.folder / "t.json"
