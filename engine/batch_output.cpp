@@ -129,7 +129,7 @@ bool TextSet::contains(std::string_view text) const {
 BatchOutput::BatchOutput(std::string path) : path_(std::move(path)) {
   made_ = ::access(path_.c_str(), F_OK) != 0;
   fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd_ < 0 && errno == EACCES) {  // such as a pipe, which is only written
+  if (fd_ < 0 && errno == EACCES && !made_) {  // such as a pipe, which is only written
     fd_ = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   }
   if (fd_ < 0) fail(errno);

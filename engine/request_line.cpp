@@ -64,7 +64,7 @@ std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
   std::string_view field;
   for (std::string_view name : kPrompts) {
     const json::value* value = line.if_contains(name);
-    if (value == nullptr) continue;
+    if (value == nullptr || value->is_null()) continue;  // null is not given, as in every field
     if (given != nullptr) throw wrong(name, fmt::format("{} is there too; give one", field));
     given = value;
     field = name;

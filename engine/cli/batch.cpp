@@ -91,24 +91,37 @@ void log_counts(const Common& common, const BatchInput& input, uint64_t finished
                   c.requests, finished, c.kept, c.errors));
 }
 
+// The summary's fields where no model ran: there is no plan.
+json::object idle_json(const std::string& model, Bytes budget) {
+  json::object timings;
+  for (const char* key : {"prepare_s", "load_s", "prefill_s", "decode_s",
+                          "prefill_tokens_per_second", "decode_tokens_per_second"}) {
+    timings[key] = 0.0;
+  }
+  for (const char* key : {"passes", "transforms", "reused_tokens"}) timings[key] = 0;
+  const json::object host{{"budget", budget}, {"peak", 0}};
+  return {{"model", model},
+          {"usage", json::object{{"prompt_tokens", 0}, {"completion_tokens", 0}}},
+          {"timings", timings},
+          {"memory", json::object{{"budget", budget},
+                                  {"peak_rss", peak_rss()},
+                                  {"tiers", json::object{{"host", host}}}}},
+          {"plan", nullptr},
+          {"swap", json::array{}},
+          {"experts", nullptr},
+          {"stall", json::object{{"seconds", 0.0}, {"by_cause", json::object{}}}}};
+}
+
 // No model is loaded for lines that are answered, or cannot be.
-void without_model(const BatchFlags& flags, const Common& common, const std::string& model,
-                   BatchRun& run, BatchInput& input, BatchOutput& output) {
+void without_model(const Common& common, json::object summary, BatchRun& run, BatchInput& input,
+                   BatchOutput& output) {
   while (run.next()) {
   }
   output.flush();
   log_counts(common, input, 0);
   if (!common.json) return;
-  print_json({{"model", model},
-              {"batch", counts_json(input, 0)},
-              {"output", flags.output},
-              {"usage", json::object{{"prompt_tokens", 0}, {"completion_tokens", 0}}},
-              {"timings", nullptr},
-              {"memory", nullptr},
-              {"plan", nullptr},
-              {"swap", json::array{}},
-              {"experts", nullptr},
-              {"stall", nullptr}});
+  summary["batch"] = counts_json(input, 0);
+  print_json(summary);
 }
 
 }  // namespace
@@ -135,7 +148,11 @@ void run_batch(const BatchFlags& flags, const Common& common) {
                    [&](Bytes done, Bytes all) { bar.update("read", done, all); });
   output.forget_answers();
   BatchRun run(input, output, tokenizer.get(), bar);
-  if (!input.any_request()) return without_model(flags, common, path, run, input, output);
+  if (!input.any_request()) {
+    json::object summary = idle_json(path, memory_budget(options));
+    summary["output"] = flags.output;
+    return without_model(common, std::move(summary), run, input, output);
+  }
   Session session(std::move(folder), tokenizer_bytes + reader.chat_memory(), std::move(options),
                   input.demand());
   bar.finish();

@@ -96,6 +96,12 @@ class Batches(BatchCase):
             self.assertEqual(results[key]["token_ids"], alone["outputs"][0]["token_ids"])
             self.assertEqual(results[key]["usage"]["prompt_tokens"], alone["usage"]["prompt_tokens"])
 
+    def test_null_is_not_given(self):
+        line = {"ids": [1, 2], "max_tokens": 3}
+        results, _ = self.batch([{"id": "a", **line}, {"id": "b", **line, "prompt": None, "messages": None,
+                                                        "stop": None, "seed": None}])
+        self.assertEqual(results['"a"']["token_ids"], results['"b"']["token_ids"])
+
     def test_a_bad_line_is_its_own_error(self):
         good = {"id": "good", "ids": [1, 2], "max_tokens": 3}
         bad = [b"{", b"[1]", b'{"id": 1, "ids": [1], "id": 2}', {"ids": [1]}, {"id": None, "ids": [1]},
@@ -125,6 +131,8 @@ class Batches(BatchCase):
         self.assertEqual((self.folder / "out.jsonl").read_bytes(), before)
         self.assertEqual(summary["usage"], {"prompt_tokens": 0, "completion_tokens": 0})
         self.assertEqual(summary["batch"]["kept"], len(bad) + 2)
+        self.assertEqual((summary["timings"]["passes"], summary["stall"]["seconds"], summary["swap"]), (0, 0, []))
+        self.assertLessEqual(summary["memory"]["peak_rss"], summary["memory"]["budget"])
 
     def test_n_choices_differ_and_the_first_is_the_one_alone(self):
         line = {"id": 1, "ids": list(range(1, 70)), "max_tokens": 6, "temperature": 1.5, "seed": 5, "ignore_eos": True}
