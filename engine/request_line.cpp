@@ -23,12 +23,14 @@ Error wrong(std::string_view field, const std::string& why) {
 }  // namespace
 
 RequestReader::RequestReader(const ModelFolder& folder, const Tokenizer* tokenizer,
-                             SamplingParams defaults, std::vector<int32_t> stop_ids)
+                             SamplingParams defaults, std::vector<int32_t> stop_ids,
+                             std::string chat_template)
     : config_(folder.config),
       tokenizer_(tokenizer),
       defaults_(std::move(defaults)),
       stop_ids_(std::move(stop_ids)),
-      folder_(folder.path) {
+      folder_(folder.path),
+      chat_template_(std::move(chat_template)) {
   const std::time_t now = std::time(nullptr);
   ::localtime_r(&now, &now_);
 }
@@ -97,7 +99,7 @@ std::vector<int32_t> RequestReader::chat_of(const json::value& messages) const {
     throw wrong("messages", "not a list; give [{\"role\", \"content\"}, …]");
   std::string text;
   try {
-    if (!chat_) chat_ = std::make_unique<ChatTemplate>(ChatTemplate::load(folder_));
+    if (!chat_) chat_ = std::make_unique<ChatTemplate>(ChatTemplate::load(folder_, chat_template_));
     messages_max_ = std::max(messages_max_, ChatTemplate::rendering_bound(messages));
     text = chat_->render(messages.get_array(), nullptr, {.now = now_});
   } catch (const Error& error) {  // whatever it is, it is this line's

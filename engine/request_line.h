@@ -18,9 +18,10 @@ namespace headrace::engine {
 
 class RequestReader {
  public:
-  // The tokenizer may be null: then only ids are taken. It must outlive the reader.
+  // The tokenizer may be null: then only ids are taken. It must outlive the reader. No
+  // `chat_template`: the folder's own.
   RequestReader(const ModelFolder& folder, const Tokenizer* tokenizer, SamplingParams defaults,
-                std::vector<int32_t> stop_ids);
+                std::vector<int32_t> stop_ids, std::string chat_template = {});
 
   static json::object parse(std::string_view line);  // throws Error(kFormat)
   // As JSON text: a text or a whole number. nullopt: none that can be used.
@@ -38,7 +39,7 @@ class RequestReader {
   const Tokenizer* tokenizer_;
   SamplingParams defaults_;
   std::vector<int32_t> stop_ids_;
-  std::string folder_;
+  std::string folder_, chat_template_;
   std::tm now_{};  // what templates see: a line that is read again must give the same prompt
   mutable std::unique_ptr<ChatTemplate> chat_;  // loaded for the first messages
   mutable Bytes messages_max_ = 0;

@@ -17,7 +17,9 @@ namespace {
 constexpr Bytes kConfigBytesMax = kMiB;
 
 // Flags that name one call's inputs and outputs: a variable would leak into every other call.
-constexpr const char* kNoVariable[] = {"help", "version", "prompt", "file", "ids", "output"};
+constexpr const char* kNoVariable[] = {
+    "help",     "version", "prompt", "file",   "ids",
+    "messages", "tools",   "input",  "output", "no-generation-prompt"};
 
 bool is_later(const CLI::Option& option) { return option.get_group().empty(); }
 
@@ -120,6 +122,16 @@ bool in_environment(const CLI::Option& option) {
   return value != nullptr && value[0] != '\0';
 }
 
+void check_needed(const CLI::Option& option, std::initializer_list<const CLI::Option*> others) {
+  const auto given = [](const CLI::Option* o) { return o->count() != 0; };
+  if (!given(&option) || in_environment(option) || std::ranges::any_of(others, given)) return;
+  std::string names;
+  for (const CLI::Option* o : others) names += (names.empty() ? "" : " or ") + o->get_name();
+  throw Error(ErrorCode::kUsage,
+              fmt::format("{}: does nothing without {}; give that too", option.get_name(), names))
+      .at_field(option.get_name());
+}
+
 Error unknown_word(const CLI::App& command, const std::string& word,
                    const std::vector<LaterCommand>& later) {
   const bool flag = word.starts_with('-');
@@ -161,6 +173,13 @@ Error usage_error(const CLI::App& command, const CLI::ParseError& refused,
   } else if (text.starts_with("--") && text.find(": ") != std::string::npos) {
     name = text.substr(0, text.find(": "));
     why = text.substr(text.find(": ") + 2);
+    if (why.starts_with("At Most 1 required")) {
+      why = "given more than once";
+      advice = "give it once";
+    } else if (why.ends_with("missing")) {  // "1 required TEXT missing"
+      why = "no value";
+      advice = "give one";
+    }
   } else if (text.starts_with("--")) {
     name = text.substr(0, text.find(' '));
     why = text.substr(std::min(text.size(), name.size() + 1));

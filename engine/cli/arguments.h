@@ -17,6 +17,10 @@ void name_variables(CLI::App& command);
 // Whether `option` takes its value from its variable, unless a flag is given.
 bool in_environment(const CLI::Option& option);
 
+// Refuses `option` where none of `others` is given, without which it does nothing. Its variable may
+// stand all the same: it is for the runs that it suits.
+void check_needed(const CLI::Option& option, std::initializer_list<const CLI::Option*> others);
+
 // A word that no option of `command` took. `later` are commands of later versions.
 struct LaterCommand {
   const char* name;

@@ -12,7 +12,7 @@
 namespace headrace::engine::cli {
 
 struct BatchFlags {
-  std::string model, input, output, route_trace;
+  std::string model, input, output, chat_template, route_trace;
   uint32_t max_sequences = 0;
   RunFlags run;
   // What stands where a line says nothing.

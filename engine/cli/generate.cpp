@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "engine/cli/arguments.h"
 #include "engine/cli/batch.h"
 #include "engine/cli/common.h"
 #include "engine/cli/outputs.h"
@@ -192,6 +193,7 @@ void check_batch(const GenerateFlags& flags) {
   if (!flags.prompts.empty() || !flags.ids.empty() || !flags.file.empty()) {
     refuse("-i", "prompts are given as well; leave -p, -f and --ids out");
   }
+  if (flags.chat) refuse("--chat", "a line of a batch says `messages`; leave it out");
 }
 
 void run(const GenerateFlags& flags, const Common& common) {
@@ -200,6 +202,7 @@ void run(const GenerateFlags& flags, const Common& common) {
   run_batch({.model = flags.model,
              .input = flags.input,
              .output = flags.output,
+             .chat_template = flags.chat_template,
              .route_trace = flags.route_trace,
              .max_sequences = flags.max_sequences,
              .run = flags.run,
@@ -220,7 +223,8 @@ Command add_generate(CLI::App& app, Common& common) {
   c->add_option("-f,--file", flags->file, "read the prompt from a file");
   c->add_option("--ids", flags->ids, "prompt as token ids: 1,2,3; may be given several times")
       ->allow_extra_args(false);
-  c->add_option("-i,--input", flags->input, "batch: a request a line, as JSON");
+  CLI::Option* input =
+      c->add_option("-i,--input", flags->input, "batch: a request a line, as JSON");
   c->add_option("-o,--output", flags->output,
                 "batch: a result a line, as requests end; what is there is kept");
   c->add_option("--max-num-seqs", flags->max_sequences, "requests that run at a time (0: planned)")
@@ -233,10 +237,13 @@ Command add_generate(CLI::App& app, Common& common) {
   add_trace_flag(*c, flags->run);
   CLI::Option* chat = c->add_flag("--chat", flags->chat,
                                   "each prompt is a user's message: render the chat template");
-  c->add_option("--chat-template", flags->chat_template, "a template file instead of the model's")
-      ->needs(chat);
+  const CLI::Option* chat_template = c->add_option("--chat-template", flags->chat_template,
+                                                   "a template file instead of the model's");
   refuse_flags(*c, {"--pin"}, "this is");
-  return {c, [flags, &common] { run(*flags, common); }};
+  return {c, [=, &common] {
+            check_needed(*chat_template, {chat, input});
+            run(*flags, common);
+          }};
 }
 
 }  // namespace headrace::engine::cli

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include "engine/cli/arguments.h"
 #include "engine/cli/common.h"
 #include "engine/template/chat.h"
 
@@ -58,9 +59,10 @@ Command add_tokenize(CLI::App& app, Common& common) {
   c->add_flag("--no-generation-prompt", flags->no_generation_prompt,
               "do not open the assistant's turn")
       ->needs(messages);
-  c->add_option("--chat-template", flags->chat_template, "a template file instead of the model's")
-      ->needs(messages);
-  return {c, [flags, &common] {
+  const CLI::Option* chat_template = c->add_option("--chat-template", flags->chat_template,
+                                                   "a template file instead of the model's");
+  return {c, [=, &common] {
+            check_needed(*chat_template, {messages});
             if (!flags->messages.empty()) return tokenize_chat(*flags);
             const auto tokenizer = required_tokenizer(flags->model);
             const std::string text =

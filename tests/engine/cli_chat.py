@@ -73,3 +73,12 @@ class Chat(Case):
         results = {r["id"]: r for r in map(json.loads, target.read_text().splitlines())}
         self.assertEqual(results[1]["token_ids"], plain["outputs"][0]["token_ids"])
         self.assertIn("Never say bad", results[2]["error"]["message"])
+        other = self.write("other.jinja", "{{ messages[0].content }}")
+        self.ok("generate", self.model, "-i", source, "-o", self.folder / "other.jsonl",
+                "--chat-template", other)
+        results = {r["id"]: r for r in map(json.loads, (self.folder / "other.jsonl").read_text().splitlines())}
+        bare = self.run_json("tokenize", self.model, "-p", "hello", "--no-special")["ids"]
+        self.assertEqual(results[1]["usage"]["prompt_tokens"], len(bare))
+        self.assertNotIn("error", results[2])
+        self.refused(2, "generate", self.model, "-i", source, "-o", target, "--chat",
+                     names=["--chat", "messages"])

@@ -29,6 +29,11 @@ class Usage(Case):
         self.refused(2, "profile", names=["profile"])
         self.refused(2, "profile", "--", "version", names=["version"])
 
+    def test_a_flag_twice_or_without_its_value(self):
+        self.refused(2, "generate", MODEL, "--ids", "1", "--seed", "1", "--seed", "2",
+                     names=["--seed", "more than once"])
+        self.refused(2, "generate", MODEL, "--ids", "1", "--memory", names=["--memory", "no value"])
+
     def test_bad_values_name_their_flag(self):
         values = {"--memory": ["12XB", "-5", "", "110%", "GiB", "1e9999"], "-n": ["-1", "x", "1.5"],
                   "--temperature": ["-1", "nan", "inf", "hot", "101"], "--top-p": ["0", "1.5", "x"],
@@ -274,6 +279,15 @@ class Config(Case):
         self.assertEqual(budget("--config", config), 100 * MIB)
         self.assertEqual(budget("--config", config, env=env), 200000000)
         self.assertEqual(budget("--config", config, "--memory", "0.25GiB", env=env), 256 * MIB)
+
+    def test_variables_wait_for_the_runs_that_they_suit(self):
+        env = {"HEADRACE_CHAT_TEMPLATE": "/none", "HEADRACE_INPUT": "/none", "HEADRACE_TOOLS": "x",
+               "HEADRACE_MESSAGES": "/none", "HEADRACE_NO_GENERATION_PROMPT": "1"}
+        self.assertEqual(self.completion(MODEL, "-n", "2", env=env), 2)
+        self.run_json("tokenize", MODEL, "-p", "x", env=env)
+        self.refused(1, "generate", MODEL, "--chat", "-p", "x", names=["/none"], env=env)
+        self.refused(2, "generate", MODEL, "-p", "x", "--chat-template", "/none",
+                     names=["--chat-template", "--chat"])
 
     def test_sizes(self):
         def budget(text):
