@@ -140,7 +140,8 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   const Bytes tokenizer_bytes = tokenizer_memory(path);
   const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
   const RequestReader reader(folder, tokenizer.get(), flags.defaults(folder),
-                             flags.stop_ids(folder));
+                             flags.stop_ids(folder), flags.chat_template);
+  RouteTrace routes(flags.route_trace);
   ProgressBar bar(common);
   SessionOptions options = session_options(flags.run, common, &bar);
   options.max_sequences = flags.max_sequences;
@@ -158,7 +159,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);
-  RouteTrace routes(session, flags.route_trace);
+  routes.watch(session);
   Generator generator(session);
   try {
     generator.run(run, run, &g_stop);
@@ -168,7 +169,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   }
   bar.finish();
   output.flush();
-  routes.flush();
+  routes.finish();
   session.finish_trace();
   log_counts(common, input, run.done());
   if (common.json) {

@@ -154,6 +154,7 @@ void note_lengths(const std::vector<Request>& requests, const GenerateFlags& fla
 
 void run_generate(const GenerateFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
+  RouteTrace routes(flags.route_trace);
   ProgressBar bar(common);
   SessionOptions options = session_options(flags.run, common, &bar);
   options.max_sequences = flags.max_sequences;
@@ -166,14 +167,14 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);
   note_lengths(requests, flags, common);
-  RouteTrace routes(session, flags.route_trace);
+  routes.watch(session);
   Generator generator(session);
   const bool single = requests.size() == 1 && requests[0].sampling.n == 1;
   const bool streams = !common.json && single && tokenizer != nullptr;
   Printer printer(tokenizer.get(), requests.size(), streams);
   RequestList list(requests, &printer);
   generator.run(list, list, &g_stop);
-  routes.flush();
+  routes.finish();
   session.finish_trace();
   if (common.json) {
     print_json(run_json(session, generator, {{"outputs", outputs_json(printer)}}));

@@ -117,16 +117,18 @@ void log_summary(Session& session, const Generator& generator, const Common& com
   fmt::print(stderr, "{}", swap_table(session));
 }
 
-RouteTrace::RouteTrace(Session& session, const std::string& path) : session_(session) {
+RouteTrace::RouteTrace(const std::string& path) : path_(path) {
   if (path.empty()) return;
   file_.open(path, std::ios::trunc);
-  if (!file_) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: cannot be written; check --route-trace", path))
-        .at_path(path);
-  }
+  check();
+}
+
+void RouteTrace::watch(Session& session) {
+  session_ = &session;
+  if (path_.empty()) return;
   const uint32_t k = session.folder().config.experts_per_token;
   session.set_route_observer([this, k](uint32_t, std::span<const uint32_t> experts) {
-    if (session_.executor().counters().passes != pass_) flush();
+    if (session_->executor().counters().passes != pass_) flush();
     json::array rows;
     for (size_t i = 0; i + k <= experts.size(); i += k) {
       json::array row;
@@ -142,7 +144,22 @@ void RouteTrace::flush() {
     file_ << to_text(json::object{{"pass", pass_}, {"layers", layers_}}) << "\n";
   }
   layers_.clear();
-  pass_ = session_.executor().counters().passes;
+  pass_ = session_->executor().counters().passes;
+}
+
+void RouteTrace::finish() {
+  if (path_.empty()) return;
+  flush();
+  file_.flush();
+  check();
+}
+
+void RouteTrace::check() const {
+  if (file_) return;
+  throw Error(ErrorCode::kIo,
+              fmt::format("{}: cannot be written; check --route-trace and the space there", path_))
+      .at_path(path_)
+      .at_field("--route-trace");
 }
 
 }  // namespace headrace::engine::cli

@@ -54,11 +54,16 @@ void log_summary(Session& session, const Generator& generator, const Common& com
 // A line per pass of --route-trace: {"pass", "layers": [[expert ids per row] …]}.
 class RouteTrace {
  public:
-  RouteTrace(Session& session, const std::string& path);  // no path: no trace
-  void flush();
+  explicit RouteTrace(const std::string& path);  // opens it; no path: no trace
+  void watch(Session& session);
+  void finish();  // throws where a line could not be written
 
  private:
-  Session& session_;
+  void flush();
+  void check() const;
+
+  std::string path_;
+  Session* session_ = nullptr;
   std::ofstream file_;
   json::array layers_;
   uint64_t pass_ = 0;

@@ -458,6 +458,17 @@ class SameTokens(Checks):
                     self.assertEqual(len(set(row)), config["num_experts_per_tok"])
                     self.assertTrue(all(0 <= e < config["num_local_experts"] for e in row))
 
+    def test_a_route_trace_that_cannot_be_written(self):
+        flags = ("generate", experts(), "--ids", "5,6,7", "-n", "3")
+        self.ok(*flags)
+        for path in ("/dev/full", "/no/such/routes.jsonl"):
+            result = run(*flags, "--route-trace", path, "--quiet")
+            self.assertEqual(result.code, 1, path)
+            self.assertRegex(result.err, f"^headrace: error: {path}: [^\n]+; [^\n]+\n$")
+        store = self.folder / "stores"  # learnt before hours of preparing, not after
+        self.refused(1, *flags, "--store", store, "--route-trace", path, names=[path])
+        self.assertFalse(store.exists())
+
     def test_experts_that_were_there(self):
         """Hits and misses are what the routers picked, each once a pass and layer."""
         path = self.folder / "routes.jsonl"
