@@ -83,11 +83,16 @@ double expected_misses(const std::vector<DemandGroup>& groups, const Demand& min
 }
 
 // The same in a pool that keeps what is expected to be wanted soonest. Of uniform, independent
-// picks none is foreseen but by its layer's turn: some slots are always between two layers, and the
-// others hold an even share of all candidates for as long as nothing speaks against them.
-double expected_misses_forecast(double all, double slots, double between) {
+// picks none is foreseen but by its layer's turn: what a layer fetches takes the places of those of
+// its own that it does not pick, and every layer holds an even share of its candidates. One that
+// picks more than it holds is lent places by the others: from none, where it picks as many, up to
+// what it fetches ahead, where it picks half of the others too. Within a tenth for picks at random.
+double expected_misses_forecast(double all, double slots, const Demand& mine, double ahead) {
   if (slots >= all) return 0.0;
-  between = std::min(between, slots);
+  const double held = slots / all;
+  const double lent = std::clamp(2.0 * (mine.probability - held) / (1.0 - held), 0.0, 1.0);
+  const double picks = static_cast<double>(mine.candidates) * mine.probability;
+  const double between = lent * std::min({picks, ahead, slots});
   return 1.0 - (slots - between) / (all - between);
 }
 
@@ -122,9 +127,8 @@ double even_misses(const Plan& plan, const Hole& hole, const Demand& mine, const
   const Pool& pool = plan.pools[hole.pool];
   const double slots = pool.slots;
   if (pool.evict == Evict::kRecency) return expected_misses(all.groups, mine, slots);
-  const double picks = static_cast<double>(mine.candidates) * mine.probability;
-  const double between = all.holes > 1 ? std::min<double>(picks, fetches_ahead(pool, hole)) : 0.0;
-  return expected_misses_forecast(all.candidates, slots, between);
+  const double ahead = all.holes > 1 ? fetches_ahead(pool, hole) : 0.0;
+  return expected_misses_forecast(all.candidates, slots, mine, ahead);
 }
 
 PickShares expected_of(const Plan& plan, const Candidates& all, const Hole& hole,
