@@ -23,7 +23,7 @@ void each_config(const std::function<void(const ModelConfig&)>& check) {
       const Family& family = *find_family(parse_config(json, "random").family);
       if (std::string_view(family.name) != "falcon") json["head_dim"] = 64;
       json[family.fields.hidden] =
-          8 * random.between(1, 5000) * json[family.fields.heads].to_number<uint64_t>();
+          8 * random.between(1, 2000) * json[family.fields.heads].to_number<uint64_t>();
       json[family.fields.intermediate] = random.between(1, 30000);
       json.erase("rope_scaling");
     }
