@@ -158,6 +158,9 @@ double picked_by(double rows, double share) {
 
 // On recorded routes a pool misses about the same power of the even share whatever its size
 // (docs/design/007-experts.md), so what was seen of one pool is carried to another by that power.
+// Of more rows it is nearer the first, for what several rows want at once is less any one's
+// favourites: what it exceeds that by shrinks as the share of candidates that no row picks. To
+// fewer rows it is carried as it is: what little many rows exceed it by says nothing of one.
 PickShares with_locality(const Workload& workload, const PickShares& even, double per_row,
                          uint32_t rows) {
   const std::vector<Locality>& known = workload.localities;
@@ -173,8 +176,10 @@ PickShares with_locality(const Workload& workload, const PickShares& even, doubl
   if (nearest.picked > 0) {
     out.picked = std::min(1.0, even.picked * nearest.picked / picked_by(nearest.rows, per_row));
   }
-  const double power = std::log(std::clamp(nearest.missed, 1e-6, 1.0)) /
-                       std::log(std::clamp(nearest.even, 1e-6, 0.99));
+  double power = std::log(std::clamp(nearest.missed, 1e-6, 1.0)) /
+                 std::log(std::clamp(nearest.even, 1e-6, 0.99));
+  const double more = static_cast<double>(rows - std::min(rows, nearest.rows));
+  if (power > 1) power = 1 + (power - 1) * std::pow(1 - std::min(per_row, 0.9), more);
   out.missed = std::pow(even.missed, std::min(power, 12.0));
   return out;
 }

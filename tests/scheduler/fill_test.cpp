@@ -234,6 +234,23 @@ TEST(Fill, ExpectationFollowsTheLocalityThatWasSeen) {
   EXPECT_NEAR(*expected_hit_rate(s.plan, s.workload, 1), 1 - even * even, 1e-9);
 }
 
+// One row was seen to miss less than an even share; rows of several requests share no favourites.
+TEST(Fill, MoreRowsThanWereSeenHaveLessLocality) {
+  constexpr uint32_t kTop = 4, kExperts = 16;
+  Pooled s = make_pooled(4, kExperts, kTop, 32);
+  const double even = even_miss_share(s.plan, s.workload, 1);
+  s.workload.localities = {{.rows = 1, .even = even, .missed = std::pow(even, 5)}};
+  double power = 5, before = 0;
+  for (uint32_t rows = 1; rows <= 8; ++rows) {
+    const double here = even_miss_share(s.plan, s.workload, rows);
+    const double missed = 1 - *expected_hit_rate(s.plan, s.workload, rows);
+    EXPECT_NEAR(missed, std::pow(here, power), 1e-9) << rows << " rows";
+    EXPECT_GT(missed, before);
+    before = missed;
+    power = 1 + (power - 1) * (1 - double{kTop} / kExperts);
+  }
+}
+
 // A pool smaller than one token's cycle: the least recently wanted is what comes next, so recency
 // never hits; the forecast keeps some of every layer.
 TEST(Fill, APoolSmallerThanACycleStillHits) {
