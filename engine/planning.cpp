@@ -46,8 +46,10 @@ scheduler::Machine machine_for(const SessionOptions& options, const kernels::Ker
   if (options.disk_rate != 0) {
     for (scheduler::Rate& rate : machine.rates) {
       const bool disk = rate.edge.from == Tier::kDisk || rate.edge.to == Tier::kDisk;
-      if (disk)
-        rate.bytes_per_s = std::min(rate.bytes_per_s, static_cast<double>(options.disk_rate));
+      const auto most = static_cast<double>(options.disk_rate);
+      if (!disk || rate.bytes_per_s <= most) continue;
+      rate.own_bytes_per_s = rate.bytes_per_s;
+      rate.bytes_per_s = most;
     }
   }
   return machine;

@@ -55,6 +55,7 @@ void fill(const Plan& plan, const Workload& workload, const Hole& hole,
 // independent choices, experts with the workload's locality, all else uniform.
 struct HoleBytes {
   Bytes least = 0, expected = 0, most = 0;
+  double picks = 0;  // of a hole: expected distinct ones of candidates that do not stay
 };
 HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hole,
                      const PassRows& pass);

@@ -202,6 +202,7 @@ HoleBytes hole_bytes(const Plan& plan, const Workload& workload, const Hole& hol
       std::min<uint64_t>(uint64_t{pass.at(all.segment)} * hole.choices_per_row, bytes.size());
   for (uint64_t i = 0; i < most; ++i) out.most += bytes[bytes.size() - 1 - i];
   const PickShares share = expected_of(plan, all, hole, mine, pool, pass);
+  out.picks = static_cast<double>(mine.candidates) * share.picked;
   const double expected = static_cast<double>(total) * share.picked * share.missed;
   out.expected = std::clamp(static_cast<Bytes>(expected), out.least, std::max(out.least, out.most));
   return out;

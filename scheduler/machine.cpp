@@ -30,6 +30,7 @@ uint64_t Machine::hash() const {
     add(static_cast<uint64_t>(r.edge.from) << 8 | static_cast<uint64_t>(r.edge.to));
     add_real(r.bytes_per_s);
     add_real(r.latency_s);
+    if (r.own_bytes_per_s != 0) add_real(r.own_bytes_per_s);
   }
   return digest64(bytes);
 }

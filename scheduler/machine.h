@@ -13,6 +13,8 @@ struct Rate {  // one edge
   Edge edge;
   double bytes_per_s = 0;
   double latency_s = 0;  // per operation
+  // What an operation of its own moves at, where bytes_per_s is held below that; 0: no less.
+  double own_bytes_per_s = 0;
 };
 
 struct Machine {

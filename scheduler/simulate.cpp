@@ -8,9 +8,9 @@
 //
 // A fetch runs at the rate of disk->host and a copy at that of host->device, whatever edge the
 // ledger counts them on; a machine without a device (both tiers are memory of the host) copies at
-// the rate at which memory is read. Tasks that read through a hole first read the bytes expected
-// of it: a demand read that goes before queued prefetches but after the transfer in flight, and
-// blocks the compute lane meanwhile.
+// the rate at which memory is read. What a task reads through a hole goes before queued prefetches
+// but after the transfer in flight. How much that is, is chance: the disk is busy for the expected
+// reads, and the task takes longer by the expected wait (Demand in cost.h).
 #include "scheduler/simulate.h"
 
 #include <fmt/format.h>
@@ -69,6 +69,7 @@ class Simulation {
       for (const LaneState& lane : lanes_) {
         if (lane.stage != Stage::kIdle) next = std::min(next, lane.until_s);
       }
+      if (disk_until_s_ > now_) next = std::min(next, disk_until_s_);
       if (next == kNever) break;
       now_ = next;
       for (size_t lane = 0; lane < kLanes; ++lane) {
@@ -81,7 +82,7 @@ class Simulation {
   }
 
  private:
-  enum class Stage : uint8_t { kIdle, kWantRead, kRead, kWantCopy, kCopy, kWork };
+  enum class Stage : uint8_t { kIdle, kRead, kWantCopy, kCopy, kWork };
 
   struct LaneState {
     int32_t round = -1;         // of the head; -1: enter
@@ -211,7 +212,7 @@ class Simulation {
   }
 
   bool disk_free(size_t lane) const {
-    if (read_held_ && (lane == kReadLane || half_duplex_)) return false;
+    if (now_ < disk_until_s_ && (lane == kReadLane || half_duplex_)) return false;
     const size_t other = lane == kReadLane ? kWriteLane : kReadLane;
     return !(half_duplex_ && lanes_[other].stage != Stage::kIdle);
   }
@@ -240,7 +241,6 @@ class Simulation {
   void start(size_t lane) {
     LaneState& state = lanes_[lane];
     const uint32_t instance = head_instance(lane);
-    const uint32_t task = head_index(lane);
     begin_[instance] = now_;
     if (state.latest != kNone && end_[state.latest] > state.free_s) {
       binding_[instance] = state.latest;
@@ -249,18 +249,32 @@ class Simulation {
     }
     state.previous = instance;
     if (lane == kComputeLane && now_ > state.free_s) idle_.push_back({state.free_s, now_});
-    const ComputeCost& compute = table(state.round).compute[task];
+    const double work_s = work(state.round, head_index(lane));
     state.stage = Stage::kWork;
-    if (compute.hole != kNone) {
-      demand_ = &costs_.demand(compute.hole, rows_of(state.round));
-      if (demand_->bytes > 0) {
-        state.stage = Stage::kWantRead;
-        state.until_s = kNever;
-        demanded_s_ = now_;
-        return;
-      }
+    state.until_s = now_ + work_s;
+    if (lane != kComputeLane) return;
+    work_s_ = work_s;
+    const uint32_t hole = table(state.round).compute[head_index(lane)].hole;
+    if (hole != kNone) demand(hole);
+  }
+
+  // The compute lane's head, just started, reads through a hole: behind what the disk is busy with.
+  void demand(uint32_t hole) {
+    LaneState& state = lanes_[kComputeLane];
+    demand_ = &costs_.demand(hole, rows_of(state.round));
+    if (demand_->bytes == 0) return;
+    double free_s = std::max(now_, disk_until_s_);
+    for (const size_t lane : {kReadLane, kWriteLane}) {
+      const bool busy = lanes_[lane].stage != Stage::kIdle && (lane == kReadLane || half_duplex_);
+      if (busy) free_s = std::max(free_s, lanes_[lane].until_s);
     }
-    state.until_s = now_ + work(state.round, task);
+    disk_until_s_ = free_s + demand_->read_s;
+    timeline_.busy_s[kReadLane] += demand_->read_s;
+    const double wait_s = demand_->wait_s(free_s - now_, work_s_);
+    stall_s_[kReadLane] += wait_s;
+    const bool copies = demand_->copy_s > 0;  // before anything is computed
+    if (copies) state.stage = Stage::kRead;
+    state.until_s = now_ + wait_s + (copies ? 0 : work_s_);
   }
 
   double work(int32_t round, uint32_t task) const {
@@ -274,16 +288,10 @@ class Simulation {
     return costs.compute[task].seconds(rows_of(round));
   }
 
-  // The compute lane's demand read, and its copy to the device, take their servers when free.
+  // The copy of what the compute lane demanded takes its server when that is free.
   void claim() {
     LaneState& state = lanes_[kComputeLane];
-    if (state.stage == Stage::kWantRead && lanes_[kReadLane].stage == Stage::kIdle &&
-        disk_free(kReadLane)) {
-      read_held_ = true;
-      state.stage = Stage::kRead;
-      state.until_s = now_ + demand_->read_s;
-      timeline_.busy_s[kReadLane] += demand_->read_s;
-    } else if (state.stage == Stage::kWantCopy && lanes_[kCopyLane].stage == Stage::kIdle) {
+    if (state.stage == Stage::kWantCopy && lanes_[kCopyLane].stage == Stage::kIdle) {
       copy_held_ = true;
       state.stage = Stage::kCopy;
       state.until_s = now_ + demand_->copy_s;
@@ -295,32 +303,24 @@ class Simulation {
   void advance(size_t lane) {
     LaneState& state = lanes_[lane];
     if (state.stage == Stage::kRead) {
-      read_held_ = false;
-      stall_s_[kReadLane] += now_ - demanded_s_;
       demanded_s_ = now_;
-      if (demand_->copy_s > 0) {
-        state.stage = Stage::kWantCopy;
-        state.until_s = kNever;
-        return;
-      }
+      state.stage = Stage::kWantCopy;
+      state.until_s = kNever;
     } else if (state.stage == Stage::kCopy) {
       copy_held_ = false;
       stall_s_[kCopyLane] += now_ - demanded_s_;
+      state.stage = Stage::kWork;
+      state.until_s = now_ + work_s_;
     } else {
       finish(lane);
-      return;
     }
-    worked_from_s_ = now_;
-    state.stage = Stage::kWork;
-    state.until_s = now_ + work(state.round, head_index(lane));
   }
 
   void finish(size_t lane) {
     LaneState& state = lanes_[lane];
     const uint32_t instance = head_instance(lane);
     end_[instance] = now_;
-    const bool demanded = lane == kComputeLane && worked_from_s_ > begin_[instance];
-    timeline_.busy_s[lane] += now_ - (demanded ? worked_from_s_ : begin_[instance]);
+    timeline_.busy_s[lane] += lane == kComputeLane ? work_s_ : now_ - begin_[instance];
     timeline_.makespan_s = now_;
     state.free_s = now_;
     state.stage = Stage::kIdle;
@@ -481,9 +481,11 @@ class Simulation {
   std::vector<std::pair<double, double>> idle_;  // of the compute lane, in order
   std::array<double, kLanes> stall_s_{};
   double now_ = 0;
-  const Costs::Demand* demand_ = nullptr;  // of the compute lane's head
-  double demanded_s_ = 0, worked_from_s_ = 0;
-  bool read_held_ = false, copy_held_ = false;  // by the demand
+  double work_s_ = 0;               // of the compute lane's head, once its bytes are there
+  const Demand* demand_ = nullptr;  // of that head
+  double disk_until_s_ = 0;         // that demands keep it busy
+  double demanded_s_ = 0;           // since when the demand's copy is wanted
+  bool copy_held_ = false;          // by it
   Timeline timeline_;
 };
 

@@ -16,32 +16,9 @@
 namespace headrace::scheduler {
 namespace {
 
+using testing::make_pooled;
 using testing::make_workload;
-
-struct Pooled {
-  Workload workload;
-  Plan plan;
-};
-
-// A mixture of experts whose pool has `slots` slots; `resident` experts of each layer stay.
-Pooled make_pooled(uint32_t layers, uint32_t experts, uint32_t per_token, uint32_t slots,
-                   uint32_t resident = 0, Evict evict = Evict::kForecast) {
-  Pooled out;
-  out.workload = make_workload(
-      {.layers = layers, .experts = experts, .experts_per_token = per_token, .chunk = 256 * kKiB});
-  const Room room{.host = kGiB * 4};
-  auto d = find_policy("pin")->decide(out.workload, take_inventory(out.workload), room, {});
-  for (const SegmentSpec& s : out.workload.segments) {
-    if (s.kind != SegmentKind::kExperts) continue;
-    for (uint32_t e = resident; e < s.candidates.size(); ++e) {
-      std::fill(d->home[s.candidates[e]].begin(), d->home[s.candidates[e]].end(), Home::kDisk);
-    }
-  }
-  d->pool_slots = {slots};
-  d->evict = evict;
-  out.plan = expand(out.workload, *d, room);
-  return out;
-}
+using testing::Pooled;
 
 std::vector<Choice> choose(Random& random, uint32_t of, uint32_t most) {
   std::set<uint32_t> out;

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "scheduler/packing.h"
+#include "scheduler/policy.h"
 #include "scheduler/search.h"
 
 namespace headrace::scheduler::testing {
@@ -189,6 +191,25 @@ Planned random_plan(Random& random) {
       (device ? *out.budgets.device_memory : out.budgets.memory) = error.required_bytes();
     }
   }
+}
+
+Pooled make_pooled(uint32_t layers, uint32_t experts, uint32_t per_token, uint32_t slots,
+                   uint32_t resident, Evict evict) {
+  Pooled out;
+  out.workload = make_workload(
+      {.layers = layers, .experts = experts, .experts_per_token = per_token, .chunk = 256 * kKiB});
+  const Room room{.host = kGiB * 4};
+  auto d = find_policy("pin")->decide(out.workload, take_inventory(out.workload), room, {});
+  for (const SegmentSpec& s : out.workload.segments) {
+    if (s.kind != SegmentKind::kExperts) continue;
+    for (uint32_t e = resident; e < s.candidates.size(); ++e) {
+      std::fill(d->home[s.candidates[e]].begin(), d->home[s.candidates[e]].end(), Home::kDisk);
+    }
+  }
+  d->pool_slots = {slots};
+  d->evict = evict;
+  out.plan = expand(out.workload, *d, room);
+  return out;
 }
 
 }  // namespace headrace::scheduler::testing

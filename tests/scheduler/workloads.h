@@ -44,4 +44,12 @@ struct Planned {
 };
 Planned random_plan(Random& random);
 
+// A mixture of experts whose pool has `slots` slots; `resident` experts of each layer stay.
+struct Pooled {
+  Workload workload;
+  Plan plan;
+};
+Pooled make_pooled(uint32_t layers, uint32_t experts, uint32_t per_token, uint32_t slots,
+                   uint32_t resident = 0, Evict evict = Evict::kForecast);
+
 }  // namespace headrace::scheduler::testing
