@@ -1,5 +1,6 @@
 #include "engine/cli/common.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -73,19 +74,24 @@ void log(const Common& common, Level level, const std::string& text) {
   if (!shows(common, level)) return;
   if (common.log_format == "json") {
     const json::object line{{"level", name_of(level)}, {"message", lossless(text)}};
-    fmt::print(stderr, "{}\n", to_text(line));
+    print_aside(to_text(line) + "\n");
   } else if (level == Level::kInfo) {
-    fmt::print(stderr, "headrace: {}\n", one_line(text));
+    print_aside(fmt::format("headrace: {}\n", one_line(text)));
   } else {
     const bool red = colored(common);
-    fmt::print(stderr, "headrace: {}{}{}: {}\n", red ? "\x1b[31m" : "", name_of(level),
-               red ? "\x1b[0m" : "", one_line(text));
+    print_aside(fmt::format("headrace: {}{}{}: {}\n", red ? "\x1b[31m" : "", name_of(level),
+                            red ? "\x1b[0m" : "", one_line(text)));
   }
+}
+
+void print_aside(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
 }
 
 void print_text(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0) {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
     throw Error(ErrorCode::kIo, "stdout: cannot be written; check what reads it");
   }
 }
@@ -126,6 +132,14 @@ void OutputFile::fail(int error) const {
                                           path_, std::strerror(error), flag_))
       .at_path(path_)
       .at_field(flag_);
+}
+
+void open_standard_streams() {
+  // The wrong way round, so that what reads or prints a result is refused; notes go nowhere.
+  for (const auto& [descriptor, flags] :
+       {std::pair{STDIN_FILENO, O_WRONLY}, {STDOUT_FILENO, O_RDONLY}, {STDERR_FILENO, O_WRONLY}}) {
+    if (::fcntl(descriptor, F_GETFD) == -1 && errno == EBADF) ::open("/dev/null", flags);
+  }
 }
 
 void handle_signals() {
@@ -185,14 +199,14 @@ void ProgressBar::count(const char* what, uint64_t done, uint64_t total, uint64_
 void ProgressBar::show(double part, const std::string& text) {
   if (!terminal_) return log(common_, Level::kInfo, text);
   const size_t width = 24, full = static_cast<size_t>(std::clamp(part, 0.0, 1.0) * width);
-  fmt::print(stderr, "\r\x1b[K[{}{}] {}", std::string(full, '#'), std::string(width - full, '.'),
-             text);
+  print_aside(fmt::format("\r\x1b[K[{}{}] {}", std::string(full, '#'),
+                          std::string(width - full, '.'), text));
   std::fflush(stderr);
   shown_ = true;
 }
 
 void ProgressBar::finish() {
-  if (shown_) fmt::print(stderr, "\r\x1b[K");
+  if (shown_) print_aside("\r\x1b[K");
   shown_ = false;
 }
 

@@ -30,10 +30,13 @@ bool shows(const Common& common, Level level);  // whether log() would print it
 
 void print_json(const json::object& value);  // one line on stdout
 void print_text(const std::string& text);    // to stdout, as it is
+void print_aside(const std::string& text);   // to stderr, which may lose it
 
 // The signal that came in, or 0. handle_signals() makes the first SIGINT or SIGTERM set it; a
 // second ends the process at once.
 void handle_signals();
+// Before any file is opened: one that got the number of a closed stream would be printed into.
+void open_standard_streams();
 extern volatile bool g_stop;
 int caught_signal();
 void throw_if_stopped();  // Error(kInterrupted)

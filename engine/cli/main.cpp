@@ -71,7 +71,8 @@ int report(const Common& common, const Error& e) {
     if (!e.path().empty()) error["path"] = lossless(e.path());
     if (!e.field().empty()) error["field"] = lossless(e.field());
     if (e.required_bytes() != 0) error["required_bytes"] = e.required_bytes();
-    fmt::print("{}\n", to_text(json::object{{"error", error}}));
+    const std::string line = to_text(json::object{{"error", error}}) + "\n";
+    std::fwrite(line.data(), 1, line.size(), stdout);  // the exit code says the same
     std::fflush(stdout);
   }
   return exit_code(e);
@@ -167,7 +168,9 @@ int run(std::vector<std::string> args) {
         program->parse(args);
       }
     } catch (const CLI::Success& e) {
-      return program->app.exit(e);
+      const int code = program->app.exit(e);
+      print_text("");  // throws where the help could not be printed
+      return code;
     }
     handle_signals();
     program->chosen()->run();
@@ -201,6 +204,7 @@ int main(int argc, char** argv) {
   // One arena: memory freed by one thread serves the others, so that the base stays what it is
   // declared.
   ::mallopt(M_ARENA_MAX, 1);
+  headrace::engine::cli::open_standard_streams();
   ::mallopt(M_MMAP_THRESHOLD, 256 * 1024);
   return headrace::engine::cli::run({argv + 1, argv + argc});
 }

@@ -114,7 +114,7 @@ void log_summary(Session& session, const Generator& generator, const Common& com
   if (common.json || !shows(common, Level::kInfo)) return;
   log(common, Level::kInfo, summary_line(session, run_timings(generator.timings())));
   if (common.log_format == "json") return log(common, Level::kInfo, to_text(swap_json(session)));
-  fmt::print(stderr, "{}", swap_table(session));
+  print_aside(swap_table(session));
 }
 
 RouteTrace::RouteTrace(const std::string& path) : path_(path) {

@@ -119,8 +119,8 @@ void run_profile(const Flags& flags, Common& common) {
   if (common.json || !shows(common, Level::kInfo)) return;  // stdout has the command's own object
   if (common.log_format == "json")
     return log(common, Level::kInfo, headrace::to_text(to_json(read_trace(path))));
-  fmt::print(stderr, "\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)),
-             path);
+  print_aside(
+      fmt::format("\n{}\ntrace: {} (opens in ui.perfetto.dev)\n", to_text(read_trace(path)), path));
 }
 
 }  // namespace

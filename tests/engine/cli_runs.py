@@ -546,6 +546,30 @@ class Streams(Case):
             self.assertEqual(len(lines), 1, err)
             self.assertIn("stdout", lines[0])
 
+    def test_streams_that_are_shut_from_the_start(self):
+        """No file takes the number of a closed stream; what stderr loses ends nothing."""
+        def shell(redirect, *args):
+            return subprocess.run(["sh", "-c", f'exec "$0" "$@" {redirect}', cli_support.binary,
+                                   *map(str, args)], capture_output=True, env=environment(),
+                                  timeout=60, check=False)
+        run_flags = ("generate", MODEL, "--ids", "1", "-n", "2", "--ignore-eos")
+        plain = self.ok(*run_flags).out
+        for redirect in ("2>&-", "2>/dev/full"):
+            done = shell(redirect, *run_flags)
+            self.assertEqual((done.returncode, done.stdout), (0, plain), redirect)
+            self.assertEqual(shell(redirect, "generate", MODEL, "--unknown").returncode, 2)
+        requests, results = self.folder / "in.jsonl", self.folder / "out.jsonl"
+        requests.write_text('{"id": 1, "ids": [1], "max_tokens": 2}\n')
+        for redirect, flags, code in ((">&-", ("--json",), 1), ("2>&-", (), 0),
+                                      ("<&- >&- 2>&-", (), 0), (">/dev/full", ("--json",), 1)):
+            results.unlink(missing_ok=True)
+            done = shell(redirect, "generate", MODEL, "-i", requests, "-o", results, *flags)
+            self.assertEqual(done.returncode, code, (redirect, done.stderr))
+            self.assertEqual([json.loads(line)["id"] for line in results.read_text().splitlines()],
+                             [1], redirect)
+        self.assertEqual(shell(">/dev/full", "--help").returncode, 1)
+        self.assertEqual(shell("<&-", "generate", MODEL).returncode, 1)
+
     def test_full_disk(self):
         with open("/dev/full", "wb") as full:
             done = subprocess.run([cli_support.binary, "version", "--json"], stdout=full,
