@@ -5,8 +5,9 @@
 
 Each draws a model (dense or sparse, 0.6 to 0.9 GiB), a budget, a batch and a --disk-rate. A first run, whose plan expects of
 experts what models are like, leaves behind what this model's are like; the plan made then is run and its predicted_s held to
-a full pass: what 16 tokens take longer than 8 by the passes that they take more, since passes carry fewer rows while prompts
-come in and requests end. Median of two such pairs, sampled at temperature 1, so that a random model does not repeat itself.
+a full pass: what more tokens take longer than 8 by the passes that they take more, since passes carry fewer rows while prompts
+come in and requests end. As many more as should take LONGER_S, 8 to 96: of passes of ten milliseconds that miss an expert now
+and then, eight say nothing. Median of two such pairs, sampled at temperature 1, so that a random model does not repeat itself.
 Then the best five of what the search had to choose from (its choice and the next-best alternatives it names) are run the same
 way: its choice should be the fastest of them, or within 10 %, a token.
 """
@@ -22,7 +23,8 @@ MODELS = {
 }
 
 
-SHORT, LONG = 8, 16  # tokens
+SHORT, MORE_LEAST, MORE_MOST = 8, 8, 96  # tokens
+LONGER_S = 1.5
 
 
 def run(a, model, batch, memory, rate, tokens, *extra):
@@ -39,9 +41,9 @@ def pass_of(runs):
     return [(l - s) / (long[0] - short[0]) for s, l in zip(short[1:], long[1:])]
 
 
-def plan(a, model, batch, memory, rate, *extra):
+def plan(a, model, batch, memory, rate, tokens, *extra):
     return common.headrace(a.headrace, "plan", model, "--memory", memory, "--batch", batch, "--prompt-len", 8, "--gen-len",
-                           LONG, "--disk-rate", rate, "--store", a.work / "stores-predicted", *extra)
+                           tokens, "--disk-rate", rate, "--store", a.work / "stores-predicted", *extra)
 
 
 def turns(batch, chosen):
@@ -64,11 +66,13 @@ def main():
         stores = a.work / "stores-predicted"
         for usage in stores.glob(f"predicted-{name}-*/usage"):
             usage.unlink()
-        unseen = run(a, model, batch, memory, rate, LONG)["plan"]
+        guess = plan(a, model, batch, memory, rate, SHORT + MORE_LEAST)["plan"]["predicted_s"]
+        tokens = SHORT + max(MORE_LEAST, min(MORE_MOST, int(LONGER_S / guess)))
+        unseen = run(a, model, batch, memory, rate, tokens)["plan"]
         file = work / "predicted.plan"
-        planned = plan(a, model, batch, memory, rate, "-o", file)
+        planned = plan(a, model, batch, memory, rate, tokens, "-o", file)
         seen = planned["plan"]
-        runs = [run(a, model, batch, memory, rate, tokens, "--plan", file) for tokens in (SHORT, LONG, SHORT, LONG)]
+        runs = [run(a, model, batch, memory, rate, t, "--plan", file) for t in (SHORT, tokens, SHORT, tokens)]
         pairs = [pass_of(runs[:2]), pass_of(runs[2:])]
         measured, moved = (common.median([p[i] for p in pairs]) for i in (0, 1))
         predicted = seen["predicted_s"]
@@ -77,9 +81,9 @@ def main():
         times = {"": measured * turns(batch, seen)}
         for other in others:
             depth = [] if other["policy"] == "sync" else ["--prefetch-depth", other["prefetch_depth"]]
-            chosen = plan(a, model, batch, memory, rate, "--policy", other["policy"], *depth, "-o", file)["plan"]
+            chosen = plan(a, model, batch, memory, rate, tokens, "--policy", other["policy"], *depth, "-o", file)["plan"]
             times[other["policy"]] = turns(batch, chosen) * pass_of(
-                [run(a, model, batch, memory, rate, tokens, "--plan", file) for tokens in (SHORT, LONG)])[0]
+                [run(a, model, batch, memory, rate, t, "--plan", file) for t in (SHORT, tokens)])[0]
         best = min(times.values())
         rows.append({"model": name, "batch": batch, "memory": f"{memory / 2**20:.0f} MiB", "disk MB/s": rate // 10**6,
                      "policy": seen["policy"], "MB a pass, first plan": f"{unseen['bytes'] / 1e6:.1f}",
