@@ -99,10 +99,8 @@ inline void run_rows(const Tile& t, uint64_t panels, uint64_t rows) {
   run_panels<W, 1>(t, panels);
 }
 
-constexpr uint64_t kGroup = 4;         // panels that a thread takes at a time
-constexpr uint32_t kProductsMax = 64;  // of one loop
+constexpr uint64_t kGroup = 4;  // panels that a thread takes at a time
 
-inline uint64_t panels_of(const MatmulArgs& a) { return (a.n + kLanes - 1) / kLanes; }
 inline uint32_t groups_of(const MatmulArgs& a) {
   return static_cast<uint32_t>((panels_of(a) + kGroup - 1) / kGroup);
 }
@@ -136,22 +134,12 @@ inline void multiply_few(ThreadPool& pool, const MatmulArgs* products, uint32_t 
   uint64_t work = 0;
   for (uint32_t i = 0; i < count; ++i) {
     first[i + 1] = first[i] + (products[i].m == 0 ? 0 : groups_of(products[i]));
-    work += products[i].m * products[i].n * products[i].k;
+    work += work_of(products[i]);
   }
-  const auto body = [&](uint32_t group) {
-    uint32_t low = 0, high = count;  // first[low] <= group < first[high]
-    while (high - low > 1) {
-      const uint32_t middle = (low + high) / 2;
-      (first[middle] <= group ? low : high) = middle;
-    }
-    multiply_group<W>(products[low], group - first[low]);
-  };
-  constexpr uint64_t kWorth = 65536;  // products: a few microseconds
-  if (work < kWorth) {
-    for (uint32_t group = 0; group < first[count]; ++group) body(group);
-  } else {
-    pool.run(first[count], body);
-  }
+  for_turns(pool, first[count], work, [&](uint32_t turn) {
+    const uint32_t product = product_of(first, count, turn);
+    multiply_group<W>(products[product], turn - first[product]);
+  });
 }
 
 inline bool is_few(const MatmulArgs& a) { return a.m <= kTileRows || a.k == 0; }
@@ -162,28 +150,24 @@ inline void multiply_few(ThreadPool& pool, DType type, const MatmulArgs* product
   multiply_few<F16Weights>(pool, products, count);
 }
 
-void matmul(ThreadPool& pool, const MatmulArgs& a) {
-  if (!is_few(a)) return multiply_many(pool, a);
-  multiply_few(pool, a.w_type, &a, 1);
-}
-
 void matmul_each(ThreadPool& pool, const MatmulEachArgs& a) {
   for (uint32_t i = 0; i < a.count;) {
     const MatmulArgs* const first = a.products + i;
-    if (!is_few(*first)) {
-      multiply_many(pool, *first);
-      ++i;
-      continue;
-    }
+    const auto is_alike = [&](const MatmulArgs& other) {
+      return is_few(other) == is_few(*first) && other.w_type == first->w_type;
+    };
     uint32_t count = 1;
-    while (i + count < a.count && count < kProductsMax && is_few(first[count]) &&
-           first[count].w_type == first->w_type) {
-      ++count;
+    while (i + count < a.count && count < kProductsMax && is_alike(first[count])) ++count;
+    if (is_few(*first)) {
+      multiply_few(pool, first->w_type, first, count);
+    } else {
+      multiply_many(pool, first->w_type, first, count);
     }
-    multiply_few(pool, first->w_type, first, count);
     i += count;
   }
 }
+
+void matmul(ThreadPool& pool, const MatmulArgs& a) { matmul_each(pool, {&a, 1}); }
 
 }  // namespace
 }  // namespace headrace::kernels

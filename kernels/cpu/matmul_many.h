@@ -9,6 +9,7 @@
 // as in matmul.h.
 #pragma once
 
+#include "kernels/cpu/matmul_turns.h"
 #include "kernels/cpu/matmul_weights.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/stack.h"
@@ -227,38 +228,53 @@ inline void run_piece(const MatmulArgs& a, uint64_t all_steps, const Piece& piec
   }
 }
 
-template <class S>
-inline void multiply_many(ThreadPool& pool, const MatmulArgs& a, uint64_t steps) {
-  const uint64_t panels = (a.n + kLanes - 1) / kLanes;
+// How a product is cut into pieces: blocks of rows by groups of panels.
+struct Cut {
+  uint64_t tiles, blocks, groups;
+};
+inline Cut cut_of(const MatmulArgs& a, uint64_t group) {
   const uint64_t tiles = (a.m + kManyRows - 1) / kManyRows;
-  const uint64_t blocks = (tiles * kManyRows + kPieceRows - 1) / kPieceRows;
-  // Panels that share a copy of x: many, but enough pieces for threads of unequal speed.
-  uint64_t group = panels * blocks / (pool.threads() * 4) / kManyPanels * kManyPanels;
-  group = group < 2 * kManyPanels ? 2 * kManyPanels : least(group, kPiecePanels);
-  const uint64_t groups = (panels + group - 1) / group;
-  const auto body = [&](uint32_t i) {
-    const uint64_t block = i % blocks, panel = i / blocks * group;
-    const uint64_t row = a.m * (tiles * block / blocks) / tiles;
-    const uint64_t end = a.m * (tiles * (block + 1) / blocks) / tiles;
-    run_piece<S>(a, steps, {row, end - row, panel, least(group, panels - panel)});
-  };
-  const uint32_t pieces = static_cast<uint32_t>(groups * blocks);
-  constexpr uint64_t kWorth = 65536;  // products: a few microseconds
-  if (a.m * a.n * a.k < kWorth) {
-    for (uint32_t i = 0; i < pieces; ++i) body(i);
-  } else {
-    pool.run(pieces, body);
-  }
+  return {tiles, (tiles * kManyRows + kPieceRows - 1) / kPieceRows,
+          (panels_of(a) + group - 1) / group};
 }
 
-inline void multiply_many(ThreadPool& pool, const MatmulArgs& a) {
-  if (a.w_type == DType::kF32) return multiply_many<Native<F32Weights>>(pool, a, a.k);
-  if (a.w_type == DType::kF16) return multiply_many<WidenedF16>(pool, a, a.k);
-  const uint64_t pairs = (a.k + 1) / 2;
+// Products of many rows as one loop over the pieces of all.
+template <class S>
+inline void multiply_many(ThreadPool& pool, const MatmulArgs* products, uint32_t count) {
+  uint64_t panels = 0, work = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    panels += panels_of(products[i]) * cut_of(products[i], 1).blocks;
+    work += work_of(products[i]);
+  }
+  // Panels that share a copy of x: many, but enough pieces for threads of unequal speed.
+  uint64_t group = panels / (pool.threads() * 4) / kManyPanels * kManyPanels;
+  group = group < 2 * kManyPanels ? 2 * kManyPanels : least(group, kPiecePanels);
+  uint32_t first[kProductsMax + 1];  // piece of each product; the last is their number
+  first[0] = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    const Cut cut = cut_of(products[i], group);
+    first[i + 1] = first[i] + static_cast<uint32_t>(cut.groups * cut.blocks);
+  }
+  for_turns(pool, first[count], work, [&](uint32_t turn) {
+    const uint32_t product = product_of(first, count, turn);
+    const MatmulArgs& a = products[product];
+    const Cut cut = cut_of(a, group);
+    const uint64_t piece = turn - first[product];
+    const uint64_t block = piece % cut.blocks, panel = piece / cut.blocks * group;
+    const uint64_t row = a.m * (cut.tiles * block / cut.blocks) / cut.tiles;
+    const uint64_t end = a.m * (cut.tiles * (block + 1) / cut.blocks) / cut.tiles;
+    run_piece<S>(a, S::steps_of(a.k), {row, end - row, panel, least(group, panels_of(a) - panel)});
+  });
+}
+
+inline void multiply_many(ThreadPool& pool, DType type, const MatmulArgs* products,
+                          uint32_t count) {
+  if (type == DType::kF32) return multiply_many<Native<F32Weights>>(pool, products, count);
+  if (type == DType::kF16) return multiply_many<WidenedF16>(pool, products, count);
   if constexpr (kMultipliesPairs) {
-    multiply_many<Native<BF16Weights>>(pool, a, pairs);
+    multiply_many<Native<BF16Weights>>(pool, products, count);
   } else {
-    multiply_many<WidenedBF16>(pool, a, 2 * pairs);
+    multiply_many<WidenedBF16>(pool, products, count);
   }
 }
 

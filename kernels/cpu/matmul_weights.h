@@ -62,6 +62,7 @@ struct Native {
   using Weights = W;
   static constexpr bool kWidens = false;
   static constexpr Bytes kStepBytes = 64, kStepRowBytes = 4;  // in a.w and a.x
+  static uint64_t steps_of(uint64_t k) { return (k + W::kColumns - 1) / W::kColumns; }
   struct Part {};
   static F x(const std::byte* p, uint64_t n) {
     return load_some(reinterpret_cast<const float*>(p), n);
@@ -79,6 +80,7 @@ struct Widened {
 };
 struct WidenedF16 : Widened {
   static constexpr Bytes kStepRowBytes = 4;
+  static uint64_t steps_of(uint64_t k) { return k; }
   static F x(const std::byte* p, uint64_t n) {
     return load_some(reinterpret_cast<const float*>(p), n);
   }
@@ -86,6 +88,7 @@ struct WidenedF16 : Widened {
 };
 struct WidenedBF16 : Widened {
   static constexpr Bytes kStepRowBytes = 2;
+  static uint64_t steps_of(uint64_t k) { return (k + 1) / 2 * 2; }  // x is padded to pairs
   static F x(const std::byte* p, uint64_t n) {
     return load_bf16_some(reinterpret_cast<const uint16_t*>(p), n);
   }

@@ -175,10 +175,14 @@ TEST(Matmul, BitsOfManyProductsTogetherAreThoseOfEach) {
     std::vector<Case> list;
     const uint64_t count = random.chance(0.2) ? random.between(60, 140) : random.between(0, 12);
     const DType only = std::array{DType::kF32, DType::kBF16, DType::kF16}[round % 3];
+    const bool many_rows = random.chance(0.4);
     for (uint64_t i = 0; i < count; ++i) {
+      const bool other = random.chance(0.1);
       Case c{.seed = test_seed(),
              .type = random.chance(0.1) ? DType::kF32 : only,
-             .m = random.chance(0.1) ? random.between(0, 20) : random.between(1, 3),
+             .m = other       ? random.between(0, 20)
+                  : many_rows ? random.between(7, 160)
+                              : random.between(1, 3),
              .n = random.between(1, random.chance(0.2) ? 300 : 90),
              .k = random.between(1, random.chance(0.2) ? 700 : 90),
              .y_stride = 0,
