@@ -73,7 +73,7 @@ Demand Generator::demand(const std::vector<Request>& requests) {
 Generator::Generator(Session& session, Options options)
     : session_(session),
       options_(options),
-      sampler_(session.folder().config.vocab_size),
+      sampler_(session.folder().config.vocab_size, &session.threads()),
       sequences_(session.workload().sequences) {
   const scheduler::Plan& plan = session.plan();
   tokens_.reserve(plan.rows_max);

@@ -155,8 +155,8 @@ uint64_t seed_of(uint64_t run_seed, std::string_view request_id) {
   return uint64_t{bits[0]} << 32 | bits[1];
 }
 
-Sampler::Sampler(uint64_t vocabulary)
-    : vocabulary_(vocabulary), blocks_((vocabulary + kSumBlock - 1) / kSumBlock) {}
+Sampler::Sampler(uint64_t vocabulary, ThreadPool* pool)
+    : vocabulary_(vocabulary), pool_(pool), blocks_((vocabulary + kSumBlock - 1) / kSumBlock) {}
 
 double Sampler::weight(const Candidate& c) const {
   return exp_negative((c.logit - scale_.top) * scale_.by);
@@ -259,7 +259,7 @@ void Sampler::keep_typical(double p) {
 }
 
 int32_t Sampler::draw_from_row(std::span<const float> row, double uniform) {
-  double left = uniform * sum_of_weights(row, scale_.top, scale_.by, blocks_);
+  double left = uniform * sum_of_weights(row, scale_.top, scale_.by, blocks_, pool_);
   size_t block = 0, last = 0;
   for (;; ++block) {
     if (blocks_[block] > 0) last = block;
@@ -320,7 +320,7 @@ int32_t Sampler::sample(std::span<const float> logits, const SamplingParams& par
     if (top_p) keep_top_p(params.top_p, sum_of_candidates());
   } else if (top_p) {
     // All words below this share together hold less than the half of what top-p leaves out.
-    const double sum = sum_of_weights(row, scale_.top, scale_.by);
+    const double sum = sum_of_weights(row, scale_.top, scale_.by, blocks_, pool_);
     const double share = 0.5 * (1 - params.top_p) * sum / static_cast<double>(vocabulary_);
     gather(row, scale_.top + std::log(share) / scale_.by);
     keep_top_p(params.top_p, sum);

@@ -23,6 +23,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/threads.h"
+
 namespace headrace::engine {
 
 struct SamplingParams {
@@ -64,7 +66,8 @@ struct TokenLogprobs {  // natural logarithms, from the raw logits
 // that a call allocates nothing. One thread at a time.
 class Sampler {
  public:
-  explicit Sampler(uint64_t vocabulary);
+  // `pool`, if there is one, shares out the sums of weights.
+  explicit Sampler(uint64_t vocabulary, ThreadPool* pool = nullptr);
 
   // `choice` says which of n outputs this is; `masked` are ids that may not be drawn now. Throws
   // Error(kFailed) when the logits hold a NaN or +infinity, or nothing is left to draw.
@@ -96,6 +99,7 @@ class Sampler {
   double sum_of_candidates() const;
 
   uint64_t vocabulary_;
+  ThreadPool* pool_;
   Scale scale_{};
   std::vector<float> adjusted_;
   std::vector<uint32_t> seen_;  // of an id: times in the output, and a bit for the prompt

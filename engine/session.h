@@ -119,6 +119,7 @@ class Session {
   KvCache& kv() { return *kv_; }
   Executor& executor() { return *executor_; }
   swap::Pager& pager() { return *pager_; }
+  ThreadPool& threads() { return pool_; }
   std::string largest_file() const;  // of those that runs read
   const SessionTimings& timings() const { return timings_; }
   const PrepareReport& prepared() const { return prepared_; }

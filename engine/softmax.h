@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "core/threads.h"
+
 namespace headrace::engine {
 
 struct Peak {
@@ -22,9 +24,10 @@ double exp_negative(double x);
 inline constexpr size_t kSumBlock = 256;  // entries of a partial sum of weights
 
 // Sum of e^((x - top) * scale) over a row, every x <= top. Where `blocks` is not empty it receives
-// the sum of every kSumBlock entries.
+// the sum of every kSumBlock entries, which `pool`, if there is one, then shares out: the bits are
+// the same.
 double sum_of_weights(std::span<const float> row, double top, double scale,
-                      std::span<double> blocks = {});
+                      std::span<double> blocks = {}, ThreadPool* pool = nullptr);
 
 // log(sum(e^x)) of a row.
 double log_sum_exp(std::span<const float> row);

@@ -381,6 +381,32 @@ TEST(Softmax, TheExponentialIsWithinTwoUnits) {
   EXPECT_EQ(exp_negative(-INFINITY), 0);
 }
 
+// One order, whoever sums: blocks in turn, in each sixteen sums side by side.
+TEST(Softmax, SumsAreTheSameOnAnyThreads) {
+  ThreadPool alone(1), three(3);
+  for (uint64_t i = 0; i < test::cases(60); ++i) {
+    SCOPED_TRACE(test::seed_note(i));
+    Random random(test::seed() + 27, i);
+    std::vector<float> row(random.between(1, 9000));
+    for (float& x : row) x = random.normal() * 40;
+    const double top = peak_of(row).value, scale = random.uniform() * 3;
+    double want = 0;
+    for (size_t begin = 0; begin < row.size(); begin += kSumBlock) {
+      const size_t size = std::min(kSumBlock, row.size() - begin);
+      std::vector<double> lanes(16);
+      for (size_t j = 0; j < size; ++j) {
+        lanes[j % 16] += exp_negative((row[begin + j] - top) * scale);
+      }
+      want += std::accumulate(lanes.begin(), lanes.end(), 0.0);
+    }
+    std::vector<double> blocks((row.size() + kSumBlock - 1) / kSumBlock), others = blocks;
+    EXPECT_EQ(sum_of_weights(row, top, scale), want);
+    EXPECT_EQ(sum_of_weights(row, top, scale, blocks, &alone), want);
+    EXPECT_EQ(sum_of_weights(row, top, scale, others, &three), want);
+    EXPECT_EQ(blocks, others);
+  }
+}
+
 // Kept sets of transformers' processors: tests/golden/make_sampling.py.
 TEST(Sampler, KeepsWhatTransformersKeeps) {
   const json::value file = read_json(HEADRACE_GOLDEN_SAMPLING "/sampling.json");
