@@ -252,6 +252,16 @@ Bytes prepared_bytes(const ModelFolder& folder, const SafetensorsFolder& files) 
                             .objects = specs});
 }
 
+void check_disk_memory(Bytes bytes, std::optional<Bytes> limit) {
+  if (!limit || bytes <= *limit) return;
+  throw Error(ErrorCode::kInfeasible,
+              fmt::format("--disk-memory: the prepared store takes {} ({} bytes), more than {}; "
+                          "give at least that much",
+                          format_bytes(bytes), bytes, format_bytes(*limit)))
+      .at_field("--disk-memory")
+      .requiring(bytes);
+}
+
 PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       const models::WeightLayout& layout, const std::string& store_path,
                       std::optional<Bytes> limit, const kernels::Kernels& k,
@@ -262,14 +272,7 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                              .metadata = store_metadata(folder, files),
                              .objects = specs};
   const Bytes needed = swap::store_bytes(spec);
-  if (limit && needed > *limit) {
-    throw Error(ErrorCode::kInfeasible,
-                fmt::format("--disk-memory: the prepared store takes {} ({} bytes), more than {}; "
-                            "give at least that much",
-                            format_bytes(needed), needed, format_bytes(*limit)))
-        .at_field("--disk-memory")
-        .requiring(needed);
-  }
+  check_disk_memory(needed, limit);
   std::filesystem::create_directories(std::filesystem::path(store_path).parent_path());
   auto writer = swap::StoreWriter::create(store_path, spec);
   const Buffers sizes = buffers_for(layout);

@@ -26,6 +26,8 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
                       std::optional<Bytes> limit, const kernels::Kernels& k,
                       const Progress& progress);
 
+// kInfeasible where a store of `bytes` is more than --disk-memory.
+void check_disk_memory(Bytes bytes, std::optional<Bytes> limit);
 // What the store of `folder` will take on disk.
 Bytes prepared_bytes(const ModelFolder& folder, const SafetensorsFolder& files);
 

@@ -50,6 +50,7 @@ Session::Session(ModelFolder folder, Bytes tokenizer_bytes, SessionOptions optio
   }
   planned_ = make_plan(folder_.config, folder_.name, tokenizer_bytes, options_, demand, k_, pool_,
                        in_place ? "" : path + "/usage", in_place ? &*files : nullptr);
+  if (!in_place) check_disk_memory(options_.disk_used, options_.disk_memory);
   scratch_ = make_scratch(planned_->plan, planned_->budgets, stores_folder(options_));
   if (in_place) {
     store_ = open_in_place(folder_, *files, planned_->layout, k_);

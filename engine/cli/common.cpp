@@ -15,6 +15,7 @@
 
 #include "core/clock.h"
 #include "engine/limits.h"
+#include "engine/planning.h"
 
 namespace headrace::engine::cli {
 
@@ -262,6 +263,15 @@ Bytes parse_size(const std::string& text, const char* flag, std::optional<Bytes>
       .at_field(flag);
 }
 
+Bytes free_disk(const std::string& folder) {
+  std::error_code unknown;
+  std::filesystem::path place = std::filesystem::absolute(folder, unknown);
+  while (place.has_relative_path() && !std::filesystem::exists(place, unknown))
+    place = place.parent_path();
+  const auto space = std::filesystem::space(place, unknown);
+  return unknown ? 0 : space.available;
+}
+
 SessionOptions session_options(const RunFlags& f, const Common& common, ProgressBar* bar) {
   SessionOptions o;
   const auto size = [](const std::string& text, const char* flag,
@@ -273,9 +283,9 @@ SessionOptions session_options(const RunFlags& f, const Common& common, Progress
   o.device_memory =
       size(f.device_memory, "--device-memory", o.memory ? *o.memory : available_memory());
   o.kv_memory = size(f.kv_memory, "--kv-memory", o.memory ? *o.memory : available_memory());
-  o.disk_memory = size(f.disk_memory, "--disk-memory", std::nullopt);
-  o.disk_rate = size(f.disk_rate, "--disk-rate", std::nullopt).value_or(0);
   o.store = f.store;
+  o.disk_memory = size(f.disk_memory, "--disk-memory", free_disk(stores_folder(o)));
+  o.disk_rate = size(f.disk_rate, "--disk-rate", std::nullopt).value_or(0);
   o.choices.policy = f.policy;
   if (f.prefetch_depth >= 0) o.choices.prefetch_depth = static_cast<uint32_t>(f.prefetch_depth);
   o.io_engine = f.io_engine;

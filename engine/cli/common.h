@@ -98,6 +98,7 @@ void add_plan_flag(CLI::App& command, RunFlags& flags);   // --plan FILE
 void add_trace_flag(CLI::App& command, RunFlags& flags);  // --trace FILE
 SessionOptions session_options(const RunFlags& flags, const Common& common, ProgressBar* bar);
 void note_device(const RunFlags& flags, const Common& common);  // where it runs, and why there
+Bytes free_disk(const std::string& folder);                     // there, or where it would be made
 Bytes parse_size(const std::string& text, const char* flag,
                  std::optional<Bytes> whole = std::nullopt);
 

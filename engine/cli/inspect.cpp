@@ -1,7 +1,6 @@
 // `headrace inspect` and `headrace doctor`.
 #include <fmt/format.h>
 #include <sys/resource.h>
-#include <sys/statvfs.h>
 
 #include <filesystem>
 #include <fstream>
@@ -120,18 +119,19 @@ struct Check {
   std::string name, state, advice;  // state: ok, or what is missing
 };
 
-Bytes disk_free(const std::string& folder) {
-  struct statvfs s {};
-  return ::statvfs(folder.c_str(), &s) == 0 ? Bytes{s.f_bavail} * s.f_frsize : 0;
-}
-
 std::vector<Check> checks_of(const scheduler::Machine& machine) {
   std::vector<Check> checks;
   const bool uring = machine.measured_how.find("io_uring") != std::string::npos;
-  checks.push_back({"io_uring", uring ? "ok" : "refused",
+  const bool tried = machine.measured_how.find("assumed") == std::string::npos;
+  checks.push_back({"io_uring",
+                    uring   ? "ok"
+                    : tried ? "refused"
+                            : "not tried",
                     uring ? ""
-                          : "reads go through pread threads; allow io_uring_setup in the seccomp "
-                            "profile, or set kernel.io_uring_disabled=0"});
+                    : !tried
+                        ? "no scratch file could be made; give --store a folder with room"
+                        : "reads go through pread threads; allow io_uring_setup in the seccomp "
+                          "profile, or set kernel.io_uring_disabled=0"});
   std::ifstream thp("/sys/kernel/mm/transparent_hugepage/enabled");
   std::string line;
   std::getline(thp, line);
@@ -162,7 +162,7 @@ void run_doctor(const std::string& store, bool again, const Common& common) {
   const scheduler::Machine machine = calibrate(
       {.cache_file = root + "/machine.json", .scratch_folder = scratch, .again = again}, k, pool);
   const std::vector<Check> checks = checks_of(machine);
-  const Bytes host = available_memory(), disk = disk_free(scratch);
+  const Bytes host = available_memory(), disk = free_disk(scratch);
   if (common.json) {
     json::object out = machine_to_json(machine, host, disk);
     json::array list;

@@ -238,6 +238,11 @@ class Budgets(Case):
         self.ok(*args, "--disk-memory", required)
         held = sum((self.folder / f).stat().st_size for f in files_under(self.folder))
         self.assertLessEqual(held, required)
+        for _ in range(2):  # holds for a store that is there, too
+            self.ok(*args, "--disk-memory", required)
+            self.assertEqual(self.refused(3, *args, "--disk-memory", "1MiB")["required_bytes"], required)
+        self.ok(*args, "--disk-memory", "90%")
+        self.refused(3, *args, "--disk-memory", "0%")
 
     def test_kv_memory_too_small(self):
         args = ("generate", large(), "--ids", "1", "-n", "40", "--kv-memory")
