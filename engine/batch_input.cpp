@@ -27,6 +27,10 @@ bool is_of_line(const Error& error) {
   return error.code() == ErrorCode::kUsage || error.code() == ErrorCode::kFormat;
 }
 
+// What lines may take in any case. A budget that this is too much for is too little for every run:
+// its plan refuses it, and says what all of the run needs.
+constexpr Bytes kHeldLeast = 8 * kMiB;
+
 bool is_long(const Line& line) { return line.bytes > LineFile::kLineMax; }
 
 Error too_long(uint64_t bytes) {
@@ -48,7 +52,7 @@ BatchInput::BatchInput(std::string path, const RequestReader& reader, const Batc
     if (line.number % 64 == 0) progress(line.offset, all);
     const Bytes held = lines_.capacity() * sizeof(Pending) +
                        demand_.prompt_tokens.capacity() * 2 * sizeof(uint32_t);
-    if (held <= memory / 2) continue;
+    if (held <= std::max(memory / 2, kHeldLeast)) continue;
     throw Error(ErrorCode::kInfeasible,
                 fmt::format("{}: {} lines are too many for --memory {}; give more, or divide the "
                             "file",

@@ -159,7 +159,7 @@ BatchOutput::BatchOutput(std::string path) : path_(std::move(path)) {
 BatchOutput::~BatchOutput() {
   if (fd_ < 0) return;
   ::close(fd_);
-  if (made_ && regular_ && bytes_ == 0) ::unlink(path_.c_str());  // nothing came of it
+  if (made_ && regular_ && bytes_ == 0 && !ended_) ::unlink(path_.c_str());  // nothing came of it
 }
 
 void BatchOutput::read_back() {
@@ -213,6 +213,11 @@ void BatchOutput::append(std::string line) {
 void BatchOutput::flush() {
   flushed_s_ = steady_clock().seconds();
   if (regular_ && ::fdatasync(fd_) != 0) fail(errno);
+}
+
+void BatchOutput::finish() {
+  flush();
+  ended_ = true;
 }
 
 void BatchOutput::fail(int error) const {

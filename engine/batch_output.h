@@ -50,7 +50,8 @@ class BatchOutput {
 
   // Adds a line and its newline by one write; whole or not at all. Throws kIo.
   void append(std::string line);
-  void flush();  // to the disk
+  void flush();   // to the disk
+  void finish();  // all is there: the file stays, though it may be empty
 
  private:
   void read_back();
@@ -58,7 +59,7 @@ class BatchOutput {
 
   std::string path_;
   int fd_ = -1;
-  bool regular_ = true, made_ = false;
+  bool regular_ = true, made_ = false, ended_ = false;
   uint64_t lines_ = 0, bytes_ = 0;
   double flushed_s_ = 0;
   TextSet ids_;

@@ -117,7 +117,7 @@ void without_model(const Common& common, json::object summary, BatchRun& run, Ba
                    BatchOutput& output) {
   while (run.next()) {
   }
-  output.flush();
+  output.finish();
   log_counts(common, input, 0);
   if (!common.json) return;
   summary["batch"] = counts_json(input, 0);
@@ -168,7 +168,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
     throw;  // whole lines are there, and the next run goes on from them
   }
   bar.finish();
-  output.flush();
+  output.finish();
   routes.finish();
   session.finish_trace();
   log_counts(common, input, run.done());

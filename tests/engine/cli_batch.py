@@ -185,6 +185,19 @@ class Batches(BatchCase):
         self.assertGreaterEqual(len(results["4"]["token_ids"]), 8)
         self.assertNotIn(token, results["4"]["token_ids"][:8])
 
+    def test_the_least_budget_of_a_batch_is_enough_for_it(self):
+        lines = [{"id": i, "ids": [1, 2], "max_tokens": 1} for i in range(3000)]
+        flags = ("generate", MODEL, "-i", self.write(lines), "-o", self.folder / "out.jsonl", "--memory")
+        for little in ("1", "1MiB"):
+            least = self.refused(3, *flags, little)["required_bytes"]
+            self.refused(3, *flags, least - 1)
+            self.assertLessEqual(self.run_json(*flags, least)["memory"]["peak_rss"], least)
+            (self.folder / "out.jsonl").unlink()
+
+    def test_nothing_asked_gives_an_empty_file(self):
+        results, summary = self.batch([])
+        self.assertEqual((results, summary["batch"]["requests"]), ({}, 0))
+
     def test_a_draw_depends_on_seed_and_id_alone(self):
         rng = random.Random(SEED)
         lines = [{"id": f"x{i}", "ids": [7, 8, 9], "max_tokens": 6, "temperature": 1.5, "ignore_eos": True}
