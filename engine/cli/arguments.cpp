@@ -210,7 +210,11 @@ void append_config(const CLI::App& command, const std::string& path,
     std::replace(key.begin(), key.end(), '_', '-');
     const CLI::Option* option = find_option(command, "--" + key);
     if (option == nullptr || key == "config" || key == "help") {
-      const std::string near = nearest_word("--" + key, flags_of(command, false));
+      std::vector<std::string> keys = flags_of(command, false);
+      std::erase_if(keys, [](const std::string& flag) {
+        return !flag.starts_with("--") || flag == "--config" || flag == "--help";
+      });
+      const std::string near = nearest_word("--" + key, keys);
       throw Error(ErrorCode::kUsage,
                   fmt::format("{}: unknown key {}; {}", path, written,
                               near.empty() ? "see --help" : "did you mean " + near.substr(2) + "?"))

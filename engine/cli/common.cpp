@@ -326,6 +326,14 @@ void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
   }
 }
 
+std::string whole_number(const std::string& text) {
+  uint64_t number = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error == std::errc() && stop == end && !text.empty()) return "";
+  return fmt::format("{} is not a whole number from 0 to {}", text, UINT64_MAX);
+}
+
 // ---- inputs
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder) {

@@ -106,6 +106,9 @@ Bytes parse_size(const std::string& text, const char* flag,
 void refuse_flags(CLI::App& command, const std::vector<std::string>& flags,
                   const std::string& what);
 
+// A check of flags of 64 bits, whose numbers CLI11 bends into the range.
+std::string whole_number(const std::string& text);
+
 // The tokenizer of a model folder, or null when it has none.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder);
 Bytes tokenizer_memory(const std::string& folder);

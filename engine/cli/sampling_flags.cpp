@@ -83,7 +83,7 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& f) {
   add("--stop-token-ids", f.stop_token_ids, "tokens that end the output: 1,2");
   add("--logprobs", f.logprobs, "logarithms of probability, of each token and the K most likely");
   add("--num-return-sequences", f.n, "outputs for each prompt (default 1)");
-  add("--seed", f.seed, "seed of sampling")->check(CLI::NonNegativeNumber)->capture_default_str();
+  add("--seed", f.seed, "seed of sampling")->check(whole_number)->capture_default_str();
 }
 
 SamplingParams sampling_params(const SamplingFlags& flags, const ModelFolder& folder) {

@@ -76,7 +76,7 @@ Command add_synth(CLI::App& app, Common& common) {
       ->check(CLI::IsMember({"float32", "bfloat16", "float16"}))
       ->capture_default_str();
   c->add_option("--seed", flags->options.seed, "seed of the weights")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number)
       ->capture_default_str();
   return {c, [flags, &common] { run_synth(*flags, common); }};
 }

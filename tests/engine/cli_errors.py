@@ -37,7 +37,7 @@ class Usage(Case):
     def test_bad_values_name_their_flag(self):
         values = {"--memory": ["12XB", "-5", "", "110%", "GiB", "1e9999"], "-n": ["-1", "x", "1.5"],
                   "--temperature": ["-1", "nan", "inf", "hot", "101"], "--top-p": ["0", "1.5", "x"],
-                  "--top-k": ["-1", "x"], "--seed": ["x", "-1"], "--threads": ["-1", "5000", "x"],
+                  "--top-k": ["-1", "x"], "--seed": ["x", "-1", "18446744073709551616"], "--threads": ["-1", "5000", "x"],
                   "--prefetch-depth": ["-2", "5000", "x"], "--policy": ["fast", "naive"],
                   "--isa": ["sse"], "--io-engine": ["mmap"], "--device": ["tpu", "cuda", "cuda:0"],
                   "--device-memory": ["lots"], "--kv-memory": ["x"], "--disk-memory": ["x"],
@@ -324,6 +324,12 @@ class Config(Case):
             config.write_text(text)
             with self.subTest(text=text):
                 self.refused(2, *args, names=[name])
+        for text in ("n: 3", "help: true", "a: 1"):  # no short flag is proposed, and no way in a circle
+            config.write_text(text)
+            message = self.refused(2, *args, names=["unknown key"])["message"]
+            self.assertNotRegex(message, r"did you mean (\?|help|config)")
+        config.write_text("seed: -1")
+        self.refused(2, *args, names=["--seed: -1 is not a whole number"])
         self.refused(1, "generate", MODEL, "--ids", "1", "--config", self.folder / "none",
                      names=["none"])
         self.refused(2, "generate", MODEL, "--ids", "1", names=["HEADRACE_THREADS"],
