@@ -42,7 +42,13 @@ void run_synth(Flags& flags, const Common& common) {
     }
     flags.options.set[item.substr(0, equals)] = value;
   }
-  if (!flags.size.empty()) flags.options.size = parse_size(flags.size, "--size");
+  if (!flags.size.empty()) {
+    flags.options.size = parse_size(flags.size, "--size");
+    if (flags.options.size == 0) {
+      throw Error(ErrorCode::kUsage, "--size: 0 is no model; give one like 3GiB, or leave it out")
+          .at_field("--size");
+    }
+  }
   ProgressBar bar(common);
   const SynthReport report = synthesize(
       flags.out, flags.options, [&](Bytes done, Bytes total) { bar.update("synth", done, total); });

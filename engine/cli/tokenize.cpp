@@ -50,11 +50,14 @@ Command add_tokenize(CLI::App& app, Common& common) {
   auto flags = std::make_shared<Flags>();
   CLI::App* c = app.add_subcommand("tokenize", "text to token ids");
   c->add_option("MODEL", flags->model, "a folder with tokenizer.json")->required();
-  c->add_option("-p,--prompt", flags->text, "the text");
-  c->add_option("-f,--file", flags->file, "read the text from a file");
+  CLI::Option* prompt = c->add_option("-p,--prompt", flags->text, "the text");
+  CLI::Option* file =
+      c->add_option("-f,--file", flags->file, "read the text from a file")->excludes(prompt);
   c->add_flag("--no-special", flags->no_special, "add no special tokens");
   CLI::Option* messages = c->add_option("--messages", flags->messages,
-                                        "a JSON file of messages: render the chat template");
+                                        "a JSON file of messages: render the chat template")
+                              ->excludes(prompt)
+                              ->excludes(file);
   c->add_option("--tools", flags->tools, "a JSON file of tools for the template")->needs(messages);
   c->add_flag("--no-generation-prompt", flags->no_generation_prompt,
               "do not open the assistant's turn")

@@ -83,6 +83,8 @@ class Usage(Case):
         self.refused(1, "bench", "io", "--path", self.folder / "none", names=[self.folder / "none"])
         self.refused(2, "bench", "io", "--path", self.folder, "--chunk", "1000", names=["--chunk"])
         self.refused(2, "tokenize", MODEL, "--tools", "x", names=["--tools", "--messages"])
+        for one, other in (("--prompt", "--file"), ("--prompt", "--messages"), ("--file", "--messages")):
+            self.refused(2, "tokenize", MODEL, one, "x", other, "y", names=[one, other])
         for flag in ("--train", "--micro-batches=2", "--optimizer=adamw", "--pin=group=4"):
             self.refused(2, "plan", MODEL, flag, names=["not in this version"])
         self.refused(1, "profile", "-o", "r.html", "report", "no-such-trace", names=["no-such-trace"])

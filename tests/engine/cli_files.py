@@ -461,7 +461,8 @@ class Synth(Case):
     def test_refusals(self):
         out = self.folder / "m"
         for flags, name in ((("--family", "bert"), "bert"), (("--dtype", "int8"), "int8"),
-                            (("--size", "big"), "--size"), (("--set", "hidden_size"), "--set"),
+                            (("--size", "big"), "--size"), (("--size", "0"), "--size"),
+                            (("--set", "hidden_size"), "--set"),
                             (("--set", "num_hidden_layers=2", "--size", "1MiB"), "--size"),
                             (("--family", "llama", "--from", MODEL / "config.json"), "--f")):
             self.refused(2, "synth", out, *flags, names=[name])
