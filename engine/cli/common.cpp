@@ -16,6 +16,7 @@
 #include "core/clock.h"
 #include "engine/limits.h"
 #include "engine/planning.h"
+#include "engine/tokenizer/unicode.h"
 
 namespace headrace::engine::cli {
 
@@ -399,22 +400,8 @@ StreamText read_stream(int descriptor, const std::string& name, Bytes keep, Byte
 }
 
 std::string lossless(const std::string& text) {
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t n = c < 0x80                ? 1
-                     : c >= 0xc2 && c < 0xe0 ? 2
-                     : c >= 0xe0 && c < 0xf0 ? 3
-                     : c >= 0xf0 && c < 0xf5 ? 4
-                                             : 0;
-    bool ok = n != 0 && i + n <= text.size();
-    for (size_t j = 1; ok && j < n; ++j)
-      ok = (static_cast<unsigned char>(text[i + j]) & 0xc0) == 0x80;
-    if (ok) out.append(text, i, n);
-    if (!ok) out += "\xef\xbf\xbd";
-    i += ok ? n : 1;
-  }
-  return out;
+  std::string repaired;
+  return std::string(to_utf8(text, repaired));
 }
 
 std::string one_line(const std::string& text) {

@@ -375,5 +375,11 @@ class Logs(Case):
         result = run("generate", MODEL, "--ids", "1", "-n", "1", env=env)
         self.check_refusal(result, 1, ("generate",), ["/proc/nowhere"])
 
+    def test_names_that_are_no_text_are_json_all_the_same(self):
+        for name in (b"a\xffb", b"a\xed\xa0\x80b", b"a\xe0\x80\x80b", b"a\xf4\x90\x80\x80b"):
+            result = run("inspect", os.fsdecode(name), "--json")
+            self.assertEqual(result.code, 1)
+            self.assertRegex(json.loads(result.out.decode("utf-8"))["error"]["path"], "^a\ufffd+b$")
+
     def test_names_with_newlines_stay_on_one_line(self):
         self.refused(1, "inspect", str(root / "a\nb"))
