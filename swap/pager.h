@@ -43,9 +43,9 @@ using Ticket =
     uint32_t;  // index into a fixed table; valid until wait() or until done() is followed by it
 
 struct PagerOptions {
-  std::string engine = "auto";       // io_uring, pread
-  Bytes bytes_in_flight = 8 * kMiB;  // per device
-  Bytes request_bytes = 2 * kMiB;    // a chunk is read in pieces of this size
+  std::string engine = "auto";        // io_uring, pread
+  Bytes bytes_in_flight = 12 * kMiB;  // per device
+  Bytes request_bytes = 2 * kMiB;     // a chunk is read in pieces of this size
   uint32_t tickets_max = 5120;
   Bytes disk_rate = 0;         // hold reads to so many bytes a second; 0: no limit
   Trace* trace = nullptr;      // lanes 1 (disk read), 2 (copy) and 3 (disk write)
