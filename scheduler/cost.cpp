@@ -127,7 +127,7 @@ CostTable Costs::table(const Round& round) const {
   return table;
 }
 
-const Demand& Costs::demand(uint32_t hole, const PassRows& pass) {
+const Costs::Demand& Costs::demand(uint32_t hole, const PassRows& pass) {
   const auto [found, is_new] = demands_.try_emplace({hole, pass.rows, pass.outputs});
   if (is_new) {
     const Hole& what = plan_.holes.at(hole);
@@ -170,7 +170,7 @@ void Costs::add_times(const Hole& hole, double picks, Demand& demand) const {
 // k of n picks are missed: they come one after the other, from late_s on, and computing ends when
 // the slowest way through both lanes does: all of them computed with, or the last to come, or all
 // that are missed from when the first has come.
-double Demand::wait_s(double behind_s, double compute_s) const {
+double Costs::Demand::wait_s(double behind_s, double compute_s) const {
   if (copy_s > 0) return (1 - chances.front()) * behind_s + read_s;
   const double one_s = compute_s / static_cast<double>(chances.size() - 1);
   double sum = 0;

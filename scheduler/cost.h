@@ -39,21 +39,6 @@ struct CostTable {
   std::array<std::vector<uint32_t>, kLanes> lanes;  // tasks, in order
 };
 
-// What a hole's picks that are not there cost. How many they are is chance: each pick is missed
-// with the same chance, whatever becomes of the others.
-struct Demand {
-  Bytes bytes = 0;    // expected
-  double read_s = 0;  // of the disk, expected
-  double copy_s = 0;  // of the copy to a pool on a device, expected
-  double late_s = 0;  // of what is asked for together: before the bytes come at the disk's rate
-  double each_s = 0;  // of a pick that is missed: its bytes at that rate
-  std::vector<double> chances;  // that none, one, two, … of the picks are missed
-
-  // What the task takes longer than the `compute_s` for all its picks, expected, where the disk is
-  // free after `behind_s`. What is there is computed with meanwhile, what comes as it comes.
-  double wait_s(double behind_s, double compute_s) const;
-};
-
 // Keeps references to its three arguments. Throws Error(kUsage) when the machine lacks a figure
 // that a task needs.
 class Costs {
@@ -62,6 +47,20 @@ class Costs {
 
   CostTable table(const Round& round) const;
 
+  // What a hole's picks that are not there cost. How many they are is chance: each pick is missed
+  // with the same chance, whatever becomes of the others.
+  struct Demand {
+    Bytes bytes = 0;    // expected
+    double read_s = 0;  // of the disk, expected
+    double copy_s = 0;  // of the copy to a pool on a device, expected
+    double late_s = 0;  // of what is asked for together: before the bytes come at the disk's rate
+    double each_s = 0;  // of a pick that is missed: its bytes at that rate
+    std::vector<double> chances;  // that none, one, two, … of the picks are missed
+
+    // What the task takes longer than the `compute_s` for all its picks, expected, where the disk
+    // is free after `behind_s`. What is there is computed with meanwhile, what comes as it comes.
+    double wait_s(double behind_s, double compute_s) const;
+  };
   const Demand& demand(uint32_t hole, const PassRows& pass);
   // Of a kKvRead or kKvWrite: its layer's keys and values, at expectation.
   double move_kv(const Task& task, const PassRows& rows) const;

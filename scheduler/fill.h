@@ -10,7 +10,6 @@
 
 #include "scheduler/forecast.h"
 #include "scheduler/plan.h"
-#include "scheduler/simulate.h"
 #include "scheduler/workload.h"
 
 namespace headrace::scheduler {

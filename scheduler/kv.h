@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "scheduler/plan.h"
-#include "scheduler/simulate.h"
 #include "scheduler/workload.h"
 
 namespace headrace::scheduler {

@@ -10,7 +10,7 @@
 // ledger counts them on; a machine without a device (both tiers are memory of the host) copies at
 // the rate at which memory is read. What a task reads through a hole goes before queued prefetches
 // but after the transfer in flight. How much that is, is chance: the disk is busy for the expected
-// reads, and the task takes longer by the expected wait (Demand in cost.h).
+// reads, and the task takes longer by the expected wait (Costs::Demand).
 #include "scheduler/simulate.h"
 
 #include <fmt/format.h>
@@ -481,11 +481,11 @@ class Simulation {
   std::vector<std::pair<double, double>> idle_;  // of the compute lane, in order
   std::array<double, kLanes> stall_s_{};
   double now_ = 0;
-  double work_s_ = 0;               // of the compute lane's head, once its bytes are there
-  const Demand* demand_ = nullptr;  // of that head
-  double disk_until_s_ = 0;         // that demands keep it busy
-  double demanded_s_ = 0;           // since when the demand's copy is wanted
-  bool copy_held_ = false;          // by it
+  double work_s_ = 0;                      // of the compute lane's head, once its bytes are there
+  const Costs::Demand* demand_ = nullptr;  // of that head
+  double disk_until_s_ = 0;                // that demands keep it busy
+  double demanded_s_ = 0;                  // since when the demand's copy is wanted
+  bool copy_held_ = false;                 // by it
   Timeline timeline_;
 };
 

@@ -35,17 +35,6 @@ struct Timeline {
   std::string deadlock_tasks;  // the tasks that wait for each other
 };
 
-struct PassRows {
-  uint32_t rows = 1;
-  uint32_t context = 1;
-  uint32_t outputs = 1;
-  uint32_t sequences = 0;  // that the rows belong to; 0: one each
-
-  uint32_t at(const SegmentSpec& segment) const { return segment.per_output ? outputs : rows; }
-  bool operator==(const PassRows&) const = default;
-};
-inline PassRows decoding(uint32_t rows) { return {.rows = rows, .outputs = rows}; }
-
 // The enter round and then one steady round per element of `passes`.
 Timeline simulate(const Plan& plan, const Workload& workload, const Machine& machine,
                   const std::vector<PassRows>& passes, bool keep_intervals = false);

@@ -88,6 +88,19 @@ struct Workload {
   }
 };
 
+// The rows of one pass.
+struct PassRows {
+  uint32_t rows = 1;
+  uint32_t context = 1;    // tokens that each attends to
+  uint32_t outputs = 1;    // rows whose logits are wanted
+  uint32_t sequences = 0;  // that the rows belong to; 0: one each
+
+  uint32_t at(const SegmentSpec& segment) const { return segment.per_output ? outputs : rows; }
+  bool operator==(const PassRows&) const = default;
+};
+// Every row is the next token of a request of its own.
+inline PassRows decoding(uint32_t rows) { return {.rows = rows, .outputs = rows}; }
+
 struct Choices {  // what the user pinned; all optional
   std::string policy = "auto";
   std::optional<uint32_t> prefetch_depth;  // chunks ahead of the compute; 0: none

@@ -30,7 +30,7 @@ struct Sums {
 
 // Over all numbers of picks that can be missed, each timed by itself: what is there is computed
 // with at once, what is not comes one after the other, and nothing is computed with before it has.
-Sums sums_of(const Demand& demand, double share, double behind_s, double compute_s) {
+Sums sums_of(const Costs::Demand& demand, double share, double behind_s, double compute_s) {
   const size_t picks = demand.chances.size() - 1;
   std::vector<double> chances{1.0};  // by how many of the picks so far are missed
   for (size_t p = 0; p < picks; ++p) {
@@ -69,10 +69,9 @@ TEST(Cost, DemandsCostWhatEachNumberOfReadsCosts) {
     Costs costs(s.plan, s.workload, machine);
     const uint32_t hole = routed_hole(s.plan);
     const auto rows = static_cast<uint32_t>(random.between(1, 6));
-    const Demand& demand = costs.demand(hole, {.rows = rows, .outputs = rows});
+    const Costs::Demand& demand = costs.demand(hole, decoding(rows));
     ASSERT_EQ(demand.bytes,
-              hole_bytes(s.plan, s.workload, s.plan.holes[hole], {.rows = rows, .outputs = rows})
-                  .expected);
+              hole_bytes(s.plan, s.workload, s.plan.holes[hole], decoding(rows)).expected);
     if (demand.bytes == 0) continue;
     const double missed = static_cast<double>(demand.bytes) / kMiB;  // experts of 1 MiB each
     const double share = missed / static_cast<double>(demand.chances.size() - 1);
@@ -92,7 +91,7 @@ TEST(Cost, RareMissesRarelyWait) {
   s.workload.localities = {{.rows = 1, .even = even, .missed = 0.01}};
   const Machine machine = round_machine();
   Costs costs(s.plan, s.workload, machine);
-  const Demand& demand = costs.demand(routed_hole(s.plan), {});
+  const Costs::Demand& demand = costs.demand(routed_hole(s.plan), {});
   ASSERT_EQ(demand.chances.size(), 3u);
   EXPECT_NEAR(demand.chances[0], 0.99 * 0.99, 1e-6);
   EXPECT_NEAR(demand.chances[1], 2 * 0.01 * 0.99, 1e-6);
@@ -111,8 +110,8 @@ TEST(Cost, AHeldDiskAnswersAtItsOwnSpeed) {
   held.rates[0].own_bytes_per_s = held.rates[0].bytes_per_s;
   held.rates[0].bytes_per_s /= 8;
   Costs free(s.plan, s.workload, machine), slow(s.plan, s.workload, held);
-  const Demand& a = free.demand(routed_hole(s.plan), {});
-  const Demand& b = slow.demand(routed_hole(s.plan), {});
+  const Costs::Demand& a = free.demand(routed_hole(s.plan), {});
+  const Costs::Demand& b = slow.demand(routed_hole(s.plan), {});
   EXPECT_DOUBLE_EQ(a.late_s, b.late_s);
   EXPECT_DOUBLE_EQ(8 * a.each_s, b.each_s);
   EXPECT_NE(held.hash(), machine.hash());

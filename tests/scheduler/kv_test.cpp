@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "scheduler/search.h"
 #include "scheduler/shapes.h"
+#include "scheduler/simulate.h"
 #include "scheduler/verify.h"
 #include "tests/scheduler/workloads.h"
 #include "tests/support/seed.h"
