@@ -131,15 +131,19 @@ json::value experts_json(const Session& session) {
   return out;
 }
 
-json::object timings_json(const Session& session, const RunTimings& t) {
-  return {{"prepare_s", session.timings().prepare_s},
-          {"load_s", session.timings().load_s},
+json::object timings_json(const Session& session, const RunTimings& timings) {
+  return timings_json(session.timings(), session.prepared().tensors, timings);
+}
+
+json::object timings_json(const SessionTimings& start, uint64_t transforms, const RunTimings& t) {
+  return {{"prepare_s", start.prepare_s},
+          {"load_s", start.load_s},
           {"prefill_s", t.prefill_s},
           {"decode_s", t.decode_s},
           {"prefill_tokens_per_second", rate(static_cast<double>(t.prompt_tokens), t.prefill_s)},
           {"decode_tokens_per_second", rate(static_cast<double>(t.decode_tokens), t.decode_s)},
           {"passes", t.passes},
-          {"transforms", session.prepared().tensors}};
+          {"transforms", transforms}};
 }
 
 json::object stall_json(Session& session) {

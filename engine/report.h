@@ -21,6 +21,7 @@ json::array swap_json(Session& session);  // predicted beside counted; drains fi
 json::value experts_json(const Session& session);
 json::value planned_experts_json(const scheduler::Plan& plan, const scheduler::Workload& workload);
 json::object timings_json(const Session& session, const RunTimings& timings);
+json::object timings_json(const SessionTimings& start, uint64_t transforms, const RunTimings& run);
 json::object stall_json(Session& session);
 std::string swap_table(Session& session);  // lines for people
 std::string summary_line(Session& session, const RunTimings& timings);

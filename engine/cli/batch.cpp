@@ -93,12 +93,8 @@ void log_counts(const Common& common, const BatchInput& input, uint64_t finished
 
 // The summary's fields where no model ran: there is no plan.
 json::object idle_json(const std::string& model, Bytes budget) {
-  json::object timings;
-  for (const char* key : {"prepare_s", "load_s", "prefill_s", "decode_s",
-                          "prefill_tokens_per_second", "decode_tokens_per_second"}) {
-    timings[key] = 0.0;
-  }
-  for (const char* key : {"passes", "transforms", "reused_tokens"}) timings[key] = 0;
+  json::object timings = timings_json({}, 0, {});
+  timings["reused_tokens"] = 0;
   const json::object host{{"budget", budget}, {"peak", 0}};
   return {{"model", model},
           {"usage", json::object{{"prompt_tokens", 0}, {"completion_tokens", 0}}},
