@@ -182,13 +182,12 @@ void set_random_features(Random& random, json::object& config) {
   config["query_pre_attn_scalar"] = random.between(1, 40);
 }
 
-// Families whose heads' size follows from the width.
-bool derives_heads(const std::string& name) {
-  return name == "qwen2" || name == "gpt2" || name == "opt" || name == "gpt_neox" ||
-         name == "falcon";
-}
-
 }  // namespace
+
+bool derives_heads(const std::string& family) {
+  return family == "qwen2" || family == "gpt2" || family == "opt" || family == "gpt_neox" ||
+         family == "falcon";
+}
 
 json::object random_config(Random& random) {
   return random_config(random, families()[random.below(families().size())]);

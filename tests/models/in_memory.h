@@ -44,6 +44,8 @@ struct InMemoryModel {
 std::unique_ptr<InMemoryModel> pack_model(const ModelConfig& config, const Matrices& tensors);
 std::unique_ptr<InMemoryModel> load_model(const std::string& folder);
 // A config.json of any family with sizes drawn so that most objects have several chunks.
+// Whether the heads' size follows from the width.
+bool derives_heads(const std::string& family);
 json::object random_config(Random& random);
 json::object random_config(Random& random, const Family& family);
 Matrices random_tensors(const ModelConfig& config, uint64_t seed);

@@ -22,8 +22,10 @@ void each_config(const std::function<void(const ModelConfig&)>& check) {
     if (random.chance(0.3)) {  // large: chunks of many sizes, panels larger than a chunk
       const Family& family = *find_family(parse_config(json, "random").family);
       if (std::string_view(family.name) != "falcon") json["head_dim"] = 64;
+      const uint64_t widest =
+          derives_heads(family.name) ? 2000 : 5000;  // heads have a largest size
       json[family.fields.hidden] =
-          8 * random.between(1, 2000) * json[family.fields.heads].to_number<uint64_t>();
+          8 * random.between(1, widest) * json[family.fields.heads].to_number<uint64_t>();
       json[family.fields.intermediate] = random.between(1, 30000);
       json.erase("rope_scaling");
     }
