@@ -138,10 +138,10 @@ bool read_pass(swap::IoBackend& io, const Arena& arena, uint32_t depth, Bytes by
 // the most that the disk gives, because a demanded read waits for all that is in flight before it,
 // and what it reads while it is answered late.
 void measure_reads(int fd, bool direct, Bytes bytes, const Arena& arena, Disk& disk) {
-  constexpr uint32_t kDepths[] = {4, 8, 16};
+  constexpr uint32_t kDeepest = 16, kDepths[] = {4, 8, kDeepest};
   const std::span<std::byte> room = arena.span(0, arena.size());
   const auto io = swap::open_io("auto", {.descriptors = {fd}, .direct = direct},
-                                {.operations_max = 16, .buffers = {&room, 1}});
+                                {.operations_max = kDeepest, .buffers = {&room, 1}});
   bool whole = true;
   const auto rate = [&](uint32_t depth) {
     return static_cast<double>(bytes) /
@@ -157,8 +157,7 @@ void measure_reads(int fd, bool direct, Bytes bytes, const Arena& arena, Disk& d
   disk.read_bytes_per_s = rates[chosen];
   const auto late =
       round_up(static_cast<Bytes>(kLateS * rates[chosen]), swap::PagerOptions{}.request_bytes);
-  disk.in_flight =
-      std::min(kDepths[chosen] * kReadBytes + late, kDepths[std::size(kDepths) - 1] * kReadBytes);
+  disk.in_flight = std::min(kDepths[chosen] * kReadBytes + late, kDeepest * kReadBytes);
   const Bytes blocks = std::min<Bytes>(64, bytes / kBlock);
   disk.latency_s = best_of(3, [&] { whole &= read_pass(*io, arena, 1, kBlock, blocks * kBlock); }) /
                    static_cast<double>(blocks);

@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/error.h"
 
@@ -104,17 +105,17 @@ double sum_of_weights(std::span<const float> row, double top, double scale,
     return sum_block(row.subspan(begin, std::min(kSumBlock, row.size() - begin)), top, scale);
   };
   const size_t count = (row.size() + kSumBlock - 1) / kSumBlock;
-  const bool shared = pool != nullptr && pool->threads() > 1 && !blocks.empty();
-  if (shared) {
+  if (pool != nullptr && pool->threads() > 1 && !blocks.empty()) {
     const size_t tasks = (count + kBlocksATask - 1) / kBlocksATask;
     pool->run(static_cast<uint32_t>(tasks), [&](uint32_t task) {
       const size_t end = std::min(count, (task + size_t{1}) * kBlocksATask);
       for (size_t b = task * kBlocksATask; b < end; ++b) blocks[b] = part(b);
     });
+    return std::accumulate(blocks.begin(), blocks.begin() + static_cast<ptrdiff_t>(count), 0.0);
   }
   double sum = 0;
   for (size_t b = 0; b < count; ++b) {
-    const double here = shared ? blocks[b] : part(b);
+    const double here = part(b);
     if (!blocks.empty()) blocks[b] = here;
     sum += here;
   }

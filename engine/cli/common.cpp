@@ -203,7 +203,6 @@ void ProgressBar::show(double part, const std::string& text) {
   const size_t width = 24, full = static_cast<size_t>(std::clamp(part, 0.0, 1.0) * width);
   print_aside(fmt::format("\r\x1b[K[{}{}] {}", std::string(full, '#'),
                           std::string(width - full, '.'), text));
-  std::fflush(stderr);
   shown_ = true;
 }
 

@@ -40,8 +40,6 @@ int exit_code(const Error& e) {
 
 const char* advice(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInterrupted:
-      return "run it again";
     case ErrorCode::kFormat:
     case ErrorCode::kCorrupt:
       return "take the file from its source anew";
