@@ -3,6 +3,7 @@
 // call, so that the caller can interleave what it compares.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "core/arena.h"
@@ -45,9 +46,11 @@ class KernelTimer {
   ThreadPool& pool_;
   Arena arena_;
   Bytes at_ = 0;
-  uint64_t sum_ = 0;  // of what was read: nothing may be left out
   std::vector<float> x_, y_;
 };
+
+// Bytes a second at which all threads read `memory` once; more than the caches hold, or it is theirs.
+double read_rate(ThreadPool& pool, std::span<const std::byte> memory);
 
 double median(std::vector<double> samples);  // 0 of none
 

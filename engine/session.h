@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,8 @@ class Session {
   swap::Pager& pager() { return *pager_; }
   ThreadPool& threads() { return pool_; }
   std::string largest_file() const;  // of those that runs read
+  // Where weights lie that a pass computes with, those that come and go included.
+  std::span<const std::byte> weight_memory() const { return host_.span(0, host_.size()); }
   const SessionTimings& timings() const { return timings_; }
   const PrepareReport& prepared() const { return prepared_; }
   double planning_ms() const { return planned_->planning_ms; }

@@ -17,13 +17,15 @@ namespace headrace::engine::cli {
 
 namespace {
 
+constexpr Bytes kReadMost = 4 * kGiB;  // to measure memory: a fraction of a second
+
 struct Flags {
   std::string model;
   uint32_t prompt = 128, generate = 32, batch = 1, repeats = 3;
   RunFlags run;
 };
 
-// What bounds decoding, a second: measured again after every repeat.
+// What bounds decoding, a second: measured again with every repeat.
 struct Ceiling {
   double read_bytes_per_s = 0, disk_bytes_per_s = 0;
 };
@@ -62,17 +64,19 @@ Bytes computed_bytes(const scheduler::Workload& workload) {
 }
 
 // Reads what the run reads, and leaves the calibration that plans use alone.
-Ceiling measure(const Session& session, const RunFlags& run, const kernels::Kernels& k) {
+double disk_rate(const Session& session, const RunFlags& run, const kernels::Kernels& k) {
   ThreadPool pool(run.threads != 0 ? run.threads : available_threads());
   const scheduler::Machine machine =
       calibrate({.read_file = session.largest_file(), .again = true}, k, pool);
-  Ceiling ceiling{.read_bytes_per_s = machine.memory_read_bytes_per_s};
-  ceiling.disk_bytes_per_s = machine.rate({Tier::kDisk, Tier::kHost})->bytes_per_s;
-  if (!run.disk_rate.empty()) {
-    const auto most = static_cast<double>(parse_size(run.disk_rate, "--disk-rate"));
-    ceiling.disk_bytes_per_s = std::min(ceiling.disk_bytes_per_s, most);
-  }
-  return ceiling;
+  const double measured = machine.rate({Tier::kDisk, Tier::kHost})->bytes_per_s;
+  if (run.disk_rate.empty()) return measured;
+  return std::min(measured, static_cast<double>(parse_size(run.disk_rate, "--disk-rate")));
+}
+
+// Of the weights themselves, where they lie.
+double memory_rate(Session& session) {
+  const auto all = session.weight_memory();
+  return read_rate(session.threads(), all.first(std::min<size_t>(all.size(), kReadMost)));
 }
 
 // Tokens a second that no plan for this workload and budget could pass.
@@ -148,6 +152,7 @@ void run_bench(const Flags& flags, const Common& common) {
   for (uint32_t i = 0; i <= flags.repeats; ++i) {  // the first warms up: its weights are loading
     if (i > 0) requests = requests_of(flags, session.folder().config, i);
     Generator generator(session);
+    const double before = memory_rate(session);
     generator.run(requests, nullptr, &g_stop);
     throw_if_stopped();
     if (i == 0) continue;
@@ -155,7 +160,8 @@ void run_bench(const Flags& flags, const Common& common) {
     const GeneratorTimings& t = generator.timings();
     if (t.prefill_s > 0) r.prefill = static_cast<double>(t.prompt_tokens) / t.prefill_s;
     if (t.decode_s > 0) r.decode = static_cast<double>(t.decode_tokens) / t.decode_s;
-    r.ceiling = measure(session, flags.run, k);
+    r.ceiling.read_bytes_per_s = (before + memory_rate(session)) / 2;
+    r.ceiling.disk_bytes_per_s = disk_rate(session, flags.run, k);
     log(common, Level::kInfo,
         fmt::format("repeat {} of {}: prompt {:.1f}, decode {:.2f} tokens/s", i, flags.repeats,
                     r.prefill, r.decode));

@@ -22,14 +22,16 @@ def read_bytes():
 
 
 class Clock:
-    """Marks after the prompt and after every generated token."""
+    """Marks after the prompt and after every generated token; `ticks`: a line is printed then."""
 
-    def __init__(self, tokens):
-        self.tokens, self.marks, self.reads, self.begin = tokens, [], [], time.monotonic()
+    def __init__(self, ticks):
+        self.ticks, self.marks, self.reads, self.begin = ticks, [], [], time.monotonic()
 
     def mark(self):
         self.marks.append(time.monotonic())
         self.reads.append(read_bytes())
+        if self.ticks:
+            os.write(1, b"%d\n" % len(self.marks))  # at once, whatever Python buffers
 
     def result(self, prompt, sequences):
         steps = len(self.marks) - 2  # the prompt's mark, the first token's, then `steps` more
@@ -77,7 +79,7 @@ def llama(a):
     if a.warm:
         read_prompts()
         l.llama_memory_clear(l.llama_get_memory(ctx), True)
-    clock = Clock(a.tokens)
+    clock = Clock(a.ticks)
     read_prompts()
     clock.mark()
     for step in range(a.tokens):
@@ -107,7 +109,7 @@ def torch_model(a):
     with torch.inference_mode():
         if a.warm:
             model(ids, use_cache=False)
-        clock = Clock(a.tokens)
+        clock = Clock(a.ticks)
         out = model(ids, use_cache=True)
         clock.mark()
         for step in range(a.tokens):
@@ -126,6 +128,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--memory", type=int, help="accelerate: bytes of weights to keep in memory")
     parser.add_argument("--warm", type=int, default=0, help="1: read the prompt once before the clock starts")
+    parser.add_argument("--ticks", type=int, default=0, help="1: a line of output for every token")
     parser.add_argument("--work", default=tempfile.gettempdir())
     a = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"

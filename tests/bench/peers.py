@@ -5,7 +5,8 @@
 
 PYTHON is an interpreter with llama-cpp-python, gguf, torch, transformers, accelerate and airllm (those of the cases
 asked for). Every run is a fresh process inside a memory cgroup of the case's limit, the page cache dropped before;
-headrace gets that limit as --memory. Needs root for cgroup and cache; says so and stops where it has not.
+headrace gets that limit as --memory. Decoding in memory is compared in turns of two seconds instead (turns.py). Needs
+root for cgroup and cache; says so and stops where it has not.
 
 Cases: dense (one sequence in memory, at 0.65 and at 0.5), wide (32 sequences at 0.5), prompt (512 tokens in memory),
 offload (accelerate, airllm and transformers at 0.5), moe (a sparse model at half its size).
@@ -19,11 +20,13 @@ import tempfile
 
 import common
 import streams
+import turns
 
 HERE = pathlib.Path(__file__).resolve().parent
 SPARSE = ["--family", "mixtral", "--dtype", "bfloat16", "--set", "hidden_size=1024", "--set", "intermediate_size=1024",
           "--set", "num_local_experts=64", "--set", "num_experts_per_tok=8", "--set", "num_attention_heads=16",
           "--set", "num_key_value_heads=8", "--set", "head_dim=64", "--set", "vocab_size=32000"]
+TURN_S = 2.0  # of programs that generate beside each other
 CGROUP = pathlib.Path("/sys/fs/cgroup/memory")
 
 
@@ -72,13 +75,16 @@ class Bench:
     def weights(self, folder):
         return common.headrace(self.a.headrace, "inspect", folder)["weights_bytes"]
 
-    def ours(self, folder, limit, prompt=8, tokens=8, sequences=1):
+    def generate(self, folder, limit, prompt=8, tokens=8, sequences=1):
         ids = ",".join(str(1 + p % 1000) for p in range(prompt))
-        command = [self.a.headrace, "generate", folder, "-n", tokens + 1, "--ignore-eos", "--json", "--store",
+        command = [self.a.headrace, "generate", folder, "-n", tokens + 1, "--ignore-eos", "--store",
                    self.work / "stores", "--memory", limit or "20GiB"]
         for _ in range(sequences):
             command += ["--ids", ids]
-        run = isolated(command, limit)
+        return command
+
+    def ours(self, folder, limit, **shape):
+        run = isolated([*self.generate(folder, limit, **shape), "--json"], limit)
         if run.returncode != 0:
             raise SystemExit(run.stdout + run.stderr)
         out = json.loads(run.stdout)
@@ -94,11 +100,14 @@ class Bench:
             raise SystemExit(run.stdout + run.stderr)
         return {"prefill": json.loads(run.stdout)["prefill_tokens_per_second"]}
 
-    def peer(self, name, model, limit, **flags):
+    def peer_command(self, name, model, **flags):
         command = [self.a.python, HERE / "peer_run.py", name, model]
         for key, value in flags.items():
             command += [f"--{key}", value]
-        run = isolated(command, limit)
+        return command
+
+    def peer(self, name, model, limit, **flags):
+        run = isolated(self.peer_command(name, model, **flags), limit)
         for line in run.stdout.splitlines():
             if line.startswith("RESULT "):
                 r = json.loads(line[7:])
@@ -137,10 +146,12 @@ def run_cases(bench, a):
     if cases & {"dense", "wide", "prompt"}:
         gguf = bench.gguf(folder)
     if "dense" in cases:
-        for title, limit, n in (("one sequence, in memory", None, 32), ("one sequence at 0.65", more, 12),
-                                ("one sequence at 0.5", half, 12)):
-            compare(title, "decode", lambda l=limit, n=n: bench.ours(folder, l, tokens=n),
-                    {"llama.cpp": lambda l=limit, n=n: bench.peer("llama", gguf, l, tokens=min(n, 16))}, a.rounds, rows)
+        common.drop_page_cache()
+        turns.compare("one sequence, in memory", bench.generate(folder, None, tokens=4000), "llama.cpp",
+                      bench.peer_command("llama", gguf, tokens=4000, ticks=1), 5 * a.rounds, TURN_S, rows)
+        for title, limit in (("one sequence at 0.65", more), ("one sequence at 0.5", half)):
+            compare(title, "decode", lambda l=limit: bench.ours(folder, l, tokens=12),
+                    {"llama.cpp": lambda l=limit: bench.peer("llama", gguf, l, tokens=12)}, a.rounds, rows)
     if "prompt" in cases:
         compare("prompt of 512 tokens, in memory", "prefill", lambda: bench.ours_warm(folder, 512),
                 {"llama.cpp": lambda: bench.peer("llama", gguf, None, prompt=512, tokens=2, warm=1),
