@@ -144,9 +144,8 @@ double read_rate(ThreadPool& pool, std::span<const std::byte> memory) {
   if (pieces == 0) return 0;
   std::vector<uint64_t> sums(pieces);
   const double seconds = seconds_of([&] {
-    pool.run(static_cast<uint32_t>(pieces), [&](uint32_t piece) {
-      sums[piece] = sum_of(memory.data() + piece * kPiece, kPiece);
-    });
+    pool.run(static_cast<uint32_t>(pieces),
+             [&](uint32_t piece) { sums[piece] = sum_of(memory.data() + piece * kPiece, kPiece); });
   });
   // The compiler may leave out no read whose sum it has to show.
   asm volatile("" : : "r"(sums.data()) : "memory");

@@ -49,7 +49,8 @@ class KernelTimer {
   std::vector<float> x_, y_;
 };
 
-// Bytes a second at which all threads read `memory` once; more than the caches hold, or it is theirs.
+// Bytes a second at which all threads read `memory` once; more than the caches hold, or it is
+// theirs.
 double read_rate(ThreadPool& pool, std::span<const std::byte> memory);
 
 double median(std::vector<double> samples);  // 0 of none

@@ -185,7 +185,8 @@ void Session::allocate_and_load(const Demand& demand) {
   });
 }
 
-// Arenas are backed while the first reads go on; the rest of the machine is as idle as it ever is.
+// Arenas are backed while the first reads go on, by half of the processors: the others read, check
+// and compute.
 void Session::open_pager() {
   const Bytes in_flight = in_flight_of(planned_->machine);
   std::vector<std::span<std::byte>> buffers;  // reads go to the host alone
@@ -198,7 +199,7 @@ void Session::open_pager() {
   for (const scheduler::ArenaRange& range : scheduler::first_needed(planned_->plan, Tier::kHost)) {
     needed.push_back(host_.span(range.offset, range.bytes));
   }
-  prefault_ = std::make_unique<Prefault>(std::move(needed), pool_.threads());
+  prefault_ = std::make_unique<Prefault>(std::move(needed), (pool_.threads() + 1) / 2);
   pager_ = swap::make_pager(*store_, {.engine = options_.io_engine,
                                       .bytes_in_flight = in_flight,
                                       .disk_rate = options_.disk_rate,

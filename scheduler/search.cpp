@@ -188,7 +188,8 @@ void Search::refuse_all() {
 }
 
 // The best by closed form at every depth, of which closed forms know little; of each policy the
-// best, so that what lost can be told; then what comes next.
+// best, so that what lost can be told; then what comes next. Where nothing moves, closed forms know
+// all there is.
 std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidates) const {
   std::stable_sort(
       candidates.begin(), candidates.end(),
@@ -198,8 +199,9 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
   const auto add = [&](const Candidate& c) {
     if (std::find(out.begin(), out.end(), &c) == out.end()) out.push_back(&c);
   };
+  const bool moves = best.decode.disk_s + best.decode.copy_s > 0;
   for (const Candidate& c : candidates) {
-    if (c.policy == best.policy && c.rows_max == best.rows_max) add(c);
+    if (moves && c.policy == best.policy && c.rows_max == best.rows_max) add(c);
   }
   for (const Policy& policy : policies()) {
     const auto first = std::find_if(candidates.begin(), candidates.end(),
@@ -207,7 +209,7 @@ std::vector<const Candidate*> Search::shortlist(std::vector<Candidate>& candidat
     if (first != candidates.end()) add(*first);
   }
   for (const Candidate& c : candidates) {
-    if (out.size() < kSimulated) add(c);
+    if (moves && out.size() < kSimulated) add(c);
   }
   return out;
 }
