@@ -3,8 +3,8 @@
 
     python3 tests/bench/batch.py [--headrace build/release/headrace] [--work build/bench] [--rounds 3]
 
-Every round takes, one after the other: the disk's rate on the store's own file; for each case all sequences with
-all weights in memory, and then within a budget. The cases:
+Every round takes for each case all sequences with all weights in memory, and then within a budget, before and after
+which the disk's rate is taken on the store's own file. The cases:
 
 - 32 sequences within half of the weights, against min(rate in memory, 32 x disk rate / bytes of the bound);
 - 256 sequences within half of the weights plus the keys and values of all, against the rate in memory.
@@ -48,12 +48,11 @@ def main():
     weights = first["plan"]["weights_bytes"]
     runs = {n: [] for n in cases}
     for number in range(a.rounds):
-        disk = common.disk_rate(common.store_data(store))
         for n in cases:
             whole = batch(n, "80%")
             memory = whole["plan"]["memory"]
             budget = weights // 2 if n <= 32 else weights // 2 + memory["kv"]
-            half = batch(n, budget)
+            half, disk = common.beside_disk(common.store_data(store), lambda n=n, b=budget: batch(n, b))
             inside = whole["timings"]["decode_tokens_per_second"]
             rate = half["timings"]["decode_tokens_per_second"]
             bound = half["plan"]["bound_bytes"]

@@ -93,6 +93,13 @@ def disk_rate(path, total=2 << 30, block=1 << 20, threads=8, room=None):
     return total / seconds
 
 
+def beside_disk(path, run, room=None):
+    """What `run()` returns, and the disk's rate of that minute: the mean of right before and right after."""
+    before = disk_rate(path, room=room)
+    result = run()
+    return result, (before + disk_rate(path, room=room)) / 2
+
+
 def touch_seconds(size, threads, piece=4 << 20):
     """What backing `size` bytes of new memory takes, `threads` pieces at a time: a hypervisor that takes memory back
     from its guests makes it slower than any disk."""

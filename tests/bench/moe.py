@@ -4,11 +4,11 @@
     python3 tests/bench/moe.py [--headrace build/release/headrace] [--work build/bench] [--size 5.3GiB] [--rounds 5]
     python3 tests/bench/moe.py --model FOLDER                 a trained one instead: its routers have favourites
 
-Every round takes, one after the other: the disk's rate on the store's own file, decoding with all weights in memory,
-decoding at each fraction of the weights (the budget is of the whole process), and the same with `--policy lru`. "of the
-ceiling" is the seconds that the bytes of decoding cost at the disk's rate, or those of decoding in memory where they are
-more, as a share of the seconds that it took; "of the disk" is the first of the two. The bytes are the run's own count
-less that of a run that ends after the prompt.
+Every round takes, one after the other: decoding with all weights in memory, decoding at each fraction of the weights (the
+budget is of the whole process), and the same with `--policy lru`; before and after each of these the disk's rate on the
+store's own file. "of the ceiling" is the seconds that the bytes of decoding cost at the disk's rate, or those of decoding
+in memory where they are more, as a share of the seconds that it took; "of the disk" is the first of the two. The bytes
+are the run's own count less that of a run that ends after the prompt.
 """
 import json
 import pathlib
@@ -46,10 +46,9 @@ def main():
         first = {policy: moved(decode(budget, 1, policy)) for policy in ("auto", "lru")}
         runs = {"auto": [], "lru": []}
         for number in range(a.rounds):
-            disk = common.disk_rate(common.store_data(store))
             inside = decode(weights + (1 << 30), a.tokens, "auto")["timings"]["decode_s"]
             for policy in runs:
-                run = decode(budget, a.tokens, policy)
+                run, disk = common.beside_disk(common.store_data(store), lambda p=policy: decode(budget, a.tokens, p))
                 bytes_read = moved(run) - first[policy]
                 seconds = run["timings"]["decode_s"]
                 runs[policy].append({"rate": run["timings"]["decode_tokens_per_second"], "bytes": bytes_read, "disk": disk,

@@ -3,9 +3,9 @@
 
     python3 tests/bench/streams.py [--headrace build/release/headrace] [--work build/bench] [--rounds 5]
 
-Every round takes, one after the other: the disk's rate on the store's own file, decoding with all weights in
-memory, and decoding at each fraction of the weights (the budget is of the whole process), planned and with
-`--policy lru`. The ceiling of a fraction is min(in-memory rate, disk rate / bound bytes of a pass).
+Every round takes, one after the other: decoding with all weights in memory, and decoding at each fraction of the
+weights (the budget is of the whole process), planned and with `--policy lru`. The ceiling of a fraction is min(in-memory
+rate, disk rate / bound bytes of a pass), the disk's rate taken on the store's own file before and after the planned run.
 """
 
 import common
@@ -30,11 +30,11 @@ def main():
     weights = decode("20GiB")["plan"]["weights_bytes"]
     runs = {f: [] for f in fractions}
     for number in range(a.rounds):
-        disk = common.disk_rate(common.store_data(store))
         inside = decode(weights + (1 << 30))["timings"]["decode_tokens_per_second"]
         for f in fractions:
             budget = int(f * weights)
-            planned, lru = decode(budget), decode(budget, 6, "lru")
+            planned, disk = common.beside_disk(common.store_data(store), lambda b=budget: decode(b))
+            lru = decode(budget, 6, "lru")
             rate = planned["timings"]["decode_tokens_per_second"]
             ceiling = min(inside, disk / planned["plan"]["bound_bytes"])
             runs[f].append({"disk": disk, "inside": inside, "rate": rate, "ratio": rate / ceiling,
