@@ -59,7 +59,7 @@ const Family& family_of(const Fields& fields) {
 
 // Fields that other models use to bend the arithmetic of this one: accepted only where the family
 // has read them, or where they say what is computed anyway.
-void refuse_other_arithmetic(const Fields& fields) {
+void refuse_other_arithmetic(const Fields& fields, std::string_view architecture) {
   for (const char* name : {"quantization_config", "compression_config", "text_config",
                            "vision_config", "audio_config"}) {
     if (fields.find(name) != nullptr) {
@@ -77,8 +77,11 @@ void refuse_other_arithmetic(const Fields& fields) {
   }
   refuse_set(fields, {"is_encoder_decoder", "add_cross_attention", "alibi", "rope_interleaved",
                       "use_bidirectional_attention"});
+  // Code that comes with a model of an architecture that transformers has is not what transformers
+  // runs. "repository--file.Class"
   const std::optional<Fields> code = fields.inside("auto_map");
-  if (code && code->find("AutoModelForCausalLM") != nullptr) {
+  const std::optional<std::string> name = code ? code->text("AutoModelForCausalLM") : std::nullopt;
+  if (name && name->substr(name->rfind('.') + 1) != architecture) {
     fields.unsupported("auto_map", "architectures that transformers itself defines");
   }
 }
@@ -207,7 +210,7 @@ ModelConfig parse_config(const json::value& value, const std::string& what) {
   read_activation(fields, family.fields.activation, out);
   read_norm_eps(fields, family.fields.norm_eps, out);
   if (out.positions == Positions::kRotary) read_rope(fields, family, out);
-  refuse_other_arithmetic(fields);
+  refuse_other_arithmetic(fields, out.architecture);
   const std::vector<int64_t> bos = fields.token_ids("bos_token_id");
   if (!bos.empty()) out.bos_token_id = bos.front();
   out.eos_token_ids = fields.token_ids("eos_token_id");

@@ -125,6 +125,20 @@ TEST(Config, GemmaThreeInBothSpellings) {
   EXPECT_EQ(rotary_frequencies(*c.sliding_rope), rotary_frequencies(*before.sliding_rope));
 }
 
+// Folders that were published before transformers had their class name their own code.
+TEST(Config, CodeOfTheArchitectureThatTransformersHas) {
+  for (const auto& [family, name] :
+       {std::pair{"phi3", "modeling_phi3.Phi3ForCausalLM"},
+        std::pair{"phi3", "microsoft/Phi-3.5-mini-instruct--modeling_phi3.Phi3ForCausalLM"},
+        std::pair{"falcon", "modeling_falcon.FalconForCausalLM"}}) {
+    json::object config = example(family);
+    config["auto_map"] = json::object{{"AutoModelForCausalLM", name}};
+    EXPECT_EQ(parse(config).family, family);
+    config.erase("architectures");
+    EXPECT_EQ(parse(config).family, family);
+  }
+}
+
 TEST(Config, GemmaTwoCapsUnlessNull) {
   json::object config = example("gemma2");
   EXPECT_EQ(parse(config).attention_softcap, 50);
@@ -243,6 +257,10 @@ const Refusal kRefusals[] = {
     {"rope_interleaved", kNo, "llama", set("rope_interleaved", true)},
     {"auto_map", kNo, "llama",
      set("auto_map", json::object{{"AutoModelForCausalLM", "modeling.Model"}})},
+    {"auto_map", kNo, "phi3",
+     set("auto_map", json::object{{"AutoModelForCausalLM", "modeling_phi3.MyPhi3ForCausalLM"}})},
+    {"auto_map.AutoModelForCausalLM", kBad, "phi3",
+     set("auto_map", json::object{{"AutoModelForCausalLM", 3}})},
     {"dtype", kNo, "llama", set("dtype", "float8_e4m3fn")},
     {"torch_dtype", kNo, "llama", set("torch_dtype", "int8")},
     {"torch_dtype", kBad, "llama", set("torch_dtype", 16)},
