@@ -35,7 +35,7 @@ void Generator::check(const models::ModelConfig& config, Request& request) {
                             id, config.vocab_size - 1))
         .at_field("--ids");
   }
-  const uint64_t most = config.max_position_embeddings;
+  const uint64_t most = config.longest_text();
   if (request.prompt.size() > most) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("prompt: {} tokens, but the model takes at most {}; shorten it",

@@ -189,6 +189,17 @@ void check_total(const Fields& fields, const FieldNames& names, const ModelConfi
 
 }  // namespace
 
+// Of llama3 and longrope max_position_embeddings is the scaled length, as it is where sliding
+// layers have a rope of their own (Gemma 3); of linear it is the one before.
+uint32_t ModelConfig::longest_text() const {
+  const RopeScaling& s = rope.scaling;
+  const double most = max_position_embeddings;
+  double scaled = most;
+  if (!sliding_rope && s.kind == Scaling::kLinear) scaled = most * s.factor;
+  if (!sliding_rope && s.kind == Scaling::kYarn) scaled = s.original_positions * s.factor;
+  return static_cast<uint32_t>(std::min(std::max(most, scaled), double{kPositionsMax}));
+}
+
 ModelConfig parse_config(const json::value& value, const std::string& what) {
   if (!value.is_object()) {
     throw Error(ErrorCode::kFormat,

@@ -105,6 +105,8 @@ struct ModelConfig {
   bool has_experts(uint32_t layer) const {
     return experts != 0 && (layer_experts.empty() || layer_experts[layer] != 0);
   }
+  // Tokens that a text may have: max_position_embeddings, or what the rope's scaling makes of it.
+  uint32_t longest_text() const;
   const Rope& rope_of(uint32_t layer) const {
     return sliding_rope && slides(layer) ? *sliding_rope : rope;
   }

@@ -48,8 +48,9 @@ uint32_t in_range(const char* flag, std::optional<uint32_t> value, uint64_t leas
 }
 
 Windows windows_of(const PerplexityFlags& flags, const ModelFolder& folder) {
-  const uint64_t most = std::max<uint64_t>(folder.config.max_position_embeddings, 2);
-  const uint32_t length = in_range("--window", flags.window, 2, most);
+  const uint32_t usual = std::max<uint32_t>(folder.config.max_position_embeddings, 2);
+  const uint32_t most = std::max(folder.config.longest_text(), usual);
+  const uint32_t length = in_range("--window", flags.window.value_or(usual), 2, most);
   return {.length = length, .stride = in_range("--stride", flags.stride, 1, length)};
 }
 

@@ -74,7 +74,7 @@ void run_plan(const Flags& flags, const Common& common) {
                             flags.model))
         .at_field("--store");
   }
-  const Demand demand = demand_of(flags, config.max_position_embeddings);
+  const Demand demand = demand_of(flags, config.longest_text());
   const kernels::Kernels& k = kernels::kernels_for(options.isa);
   ThreadPool pool(options.threads != 0 ? options.threads : available_threads());
   const auto planned = make_plan(config, name, tokenizer, options, demand, k, pool, usage_file,

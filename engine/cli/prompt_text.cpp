@@ -36,7 +36,7 @@ void check_encoding(const ModelFolder& model, Bytes tokenizer_bytes, Bytes encod
   if (encoding <= kSmall || base <= memory_budget(options)) return;
   SessionOptions planned = options;
   planned.plan_file.clear();
-  const Bytes most = model.config.max_position_embeddings;
+  const Bytes most = model.config.longest_text();
   const Bytes tokens = std::min<Bytes>(encoding / kEncodingBytes, most);
   demand.prompt_tokens = {static_cast<uint32_t>(tokens)};
   demand.max_tokens = {static_cast<uint32_t>(std::min<Bytes>(demand.max_tokens[0], most - tokens))};

@@ -41,6 +41,23 @@ class Perplexity(Case):
             for row in out["swap"]:
                 self.assertEqual(row["predicted_bytes"], row["counted_bytes"], row)
 
+    def test_a_text_is_as_long_as_the_scaled_rope(self):
+        model = self.copy_model(MODEL)
+        config = json.loads((model / "config.json").read_text())
+        config["rope_parameters"] = {"rope_type": "linear", "factor": 1.5, "rope_theta": 10000.0}  # 512 to 768
+        (model / "config.json").write_text(json.dumps(config))
+        ids = ",".join(str(i % 300) for i in range(769))
+        self.assertEqual(self.score(model, "--ids", ids)["window"], 512)
+        self.assertEqual(self.score(model, "--ids", ids, "--window", "768")["window"], 768)
+        self.refused(2, "perplexity", model, "--ids", ids, "--window", "769", names=["--window", "768"])
+        self.refused(2, "generate", model, "--ids", ids, names=["769", "768"])
+        out = self.run_json("generate", model, "--ids", ids[:ids.rindex(",", 0, ids.rindex(","))], "-n", "9",
+                            "--ignore-eos")
+        self.assertEqual(len(out["outputs"][0]["token_ids"]), 1)
+        plan = ("plan", model, "--prompt-len", "700", "--gen-len")
+        self.run_json(*plan, "68")
+        self.refused(2, *plan, "69", names=["--prompt-len", "768"])
+
     def test_text_for_people(self):
         out = self.ok("perplexity", MODEL, "--ids", "5,6,7", "--quiet")
         self.assertRegex(out.text, r"^perplexity \d[\d.e+]*, mean negative log-likelihood [\d.]+, 2 tokens\n$")

@@ -169,6 +169,32 @@ TEST(Config, LongropeIsChosenByTheLengthOfTheRequest) {
   }
 }
 
+TEST(Config, ScalingThatExtendsTheTextExtendsItsLongest) {
+  const auto longest = [](const char* family, uint64_t most, json::object scaling) {
+    json::object config = example(family);
+    config["max_position_embeddings"] = most;
+    config["rope_scaling"] = std::move(scaling);
+    const ModelConfig c = parse(config);
+    EXPECT_EQ(c.max_position_embeddings, most);
+    return uint64_t{c.longest_text()};
+  };
+  EXPECT_EQ(longest("llama", 4096, {{"type", "linear"}, {"factor", 4.0}}), 16384u);
+  EXPECT_EQ(longest("llama", 4096, {{"type", "linear"}, {"factor", 0.5}}), 4096u);
+  EXPECT_EQ(longest("llama", 4096, {{"type", "linear"}, {"factor", 1e300}}), (1u << 31) - 1024);
+  EXPECT_EQ(longest("llama", 4096, {{"type", "dynamic"}, {"factor", 4.0}}), 4096u);
+  for (const uint64_t most : {32768, 131072}) {
+    EXPECT_EQ(
+        longest(
+            "qwen3", most,
+            {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}}),
+        131072u);
+  }
+  EXPECT_EQ(longest("qwen3", 1000, {{"rope_type", "yarn"}, {"factor", 2.0}}), 2000u);
+  EXPECT_EQ(longest("gemma3", 131072, {{"rope_type", "linear"}, {"factor", 8.0}}), 131072u);
+  EXPECT_EQ(parse(example("llama")).longest_text(),
+            parse(example("llama")).max_position_embeddings);
+}
+
 TEST(Config, FalconOfThreeShapes) {
   json::object config = example("falcon");
   ModelConfig c = parse(config);
