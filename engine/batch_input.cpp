@@ -85,11 +85,11 @@ void BatchInput::scan(const Line& line, const BatchOutput& done, TextSet& ids) {
         return;
       }
     }
-    if (!done.has_error(line.number) && !pending.repeated) request = reader_.read(object);
+    if (!pending.repeated) request = reader_.read(object);
   } catch (const Error& e) {
     if (!is_of_line(e)) throw;
   }
-  if (!request && done.has_error(line.number)) {
+  if (!request && done.has_error(line.number)) {  // a line that was mended, or moved here, is asked
     ++counts_.kept;
     return;
   }

@@ -294,6 +294,33 @@ class Resuming(BatchCase):
                 "completion_tokens": sum(len(whole[json.dumps(x["id"])]["token_ids"]) for x in left)})
             self.assertEqual(summary["batch"]["kept"], len(lines) - len(left))
 
+    def test_an_error_answers_only_what_cannot_be_asked(self):
+        good = [{"id": i, "ids": [i + 1, 5], "max_tokens": 3} for i in range(4)]
+        bad = {**good[2], "top_p": 7}
+        whole = self.undisturbed(good, model=MODEL)
+        out = self.folder / "out.jsonl"
+        self.batch([good[0], good[1], bad, good[3]])
+        before = out.read_bytes()
+        for kept, finished in ((3, 1), (4, 0)):  # mended, and once more
+            results, summary = self.batch(good)
+            self.assertTrue(out.read_bytes().startswith(before))
+            self.assertIn("top_p", results.pop(("error", 3))["error"]["message"])
+            self.assertEqual(results, whole)
+            self.assertEqual(summary["batch"], {"requests": 4, "finished": finished, "kept": kept, "errors": 0})
+            before = out.read_bytes()
+        # Stopped after the error; then the bad line goes, and a good one has its number.
+        out.unlink()
+        self.batch([good[0], b"{}", bad])
+        good.pop(2)
+        results, summary = self.batch(good)
+        self.assertEqual(summary["batch"], {"requests": 3, "finished": 2, "kept": 1, "errors": 0})
+        self.assertEqual({k: r for k, r in results.items() if k[0] != "error"}, {k: whole[k] for k in "013"})
+        # Still bad, in another way: the old answer stays.
+        before = out.read_bytes()
+        _, summary = self.batch([good[0], good[1], {"id": 9}])
+        self.assertEqual(out.read_bytes(), before)
+        self.assertEqual(summary["batch"], {"requests": 3, "finished": 0, "kept": 3, "errors": 0})
+
     def test_kill_at_any_moment_loses_only_what_was_not_finished(self):
         rng = random.Random(SEED)
         model = large()
