@@ -94,6 +94,8 @@ void BatchInput::scan(const Line& line, const BatchOutput& done, TextSet& ids) {
     return;
   }
   lines_.push_back(pending);
+  // A bad one too is read again while the model is there; of one that is too long, the text alone.
+  demand_.held = std::max(demand_.held, pending.bytes * (is_long(line) ? 1 : kPerLineByte));
   if (request) add_demand(*request, line.bytes);
 }
 

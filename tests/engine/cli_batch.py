@@ -194,6 +194,15 @@ class Batches(BatchCase):
             self.assertLessEqual(self.run_json(*flags, least)["memory"]["peak_rss"], least)
             (self.folder / "out.jsonl").unlink()
 
+    def test_a_bad_line_is_read_within_the_budget(self):
+        bad = b'{"id": 0, "ids": [' + b"1," * 1_000_000 + b"-1]}"
+        source = self.write([bad, {"id": 1, "ids": [1, 2], "max_tokens": 1}])
+        flags = ("generate", MODEL, "-i", source, "-o", self.folder / "out.jsonl", "--memory")
+        least = self.refused(3, *flags, "1MiB")["required_bytes"]
+        summary = self.run_json(*flags, least)
+        self.assertLessEqual(summary["memory"]["peak_rss"], least)
+        self.assertEqual(summary["batch"], {"requests": 2, "finished": 1, "kept": 0, "errors": 1})
+
     def test_nothing_asked_gives_an_empty_file(self):
         results, summary = self.batch([])
         self.assertEqual((results, summary["batch"]["requests"]), ({}, 0))
