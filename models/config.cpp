@@ -19,6 +19,7 @@ constexpr uint64_t kLayersMax = 1024;
 constexpr uint64_t kPositionsMax = (uint64_t{1} << 31) - 1024;  // with a table's offset, 32 bits
 constexpr uint64_t kHeadsMax = 1 << 16;
 constexpr uint64_t kHeadDimMax = 1 << 14;
+constexpr uint64_t kExpertsOfModelMax = 1 << 17;
 constexpr double kMatrixElementsMax = 0x1p36;  // 256 Ki vocabulary x 16 Ki hidden is 2^32
 constexpr double kModelElementsMax = 0x1p41;   // two trillion parameters
 
@@ -181,6 +182,11 @@ void check_total(const Fields& fields, const FieldNames& names, const ModelConfi
   check(names.heads, q * hidden, kMatrixElementsMax);
   if (c.positions == Positions::kLearned) {
     check(names.positions, c.max_position_embeddings * hidden, kMatrixElementsMax);
+  }
+  if (const uint64_t all = uint64_t{c.layers} * c.experts; all > kExpertsOfModelMax) {
+    const char* name = fields.asked("num_experts") ? "num_experts" : "num_local_experts";
+    fields.unsupported(name, fmt::format("at most {} experts in all of {}; these would be {}",
+                                         kExpertsOfModelMax, names.layers, all));
   }
   const double experts = 1.0 + c.experts;
   const double layer = 4 * q * hidden + experts * 3 * ffn * hidden;

@@ -337,6 +337,18 @@ const Refusal kRefusals[] = {
     {"attention_bias", kNo, "mistral", set("attention_bias", true)},
     {"num_local_experts", kBad, "mixtral", drop("num_local_experts")},
     {"num_local_experts", kBad, "mixtral", set("num_local_experts", 100000)},
+    {"num_local_experts", kNo, "mixtral",
+     [](json::object& c) {
+       c["num_hidden_layers"] = 1024;
+       c["num_local_experts"] = 129;
+       c["intermediate_size"] = 16;
+     }},
+    {"num_experts", kNo, "qwen3_moe",
+     [](json::object& c) {
+       c["num_hidden_layers"] = 129;
+       c["num_experts"] = 1024;
+       c["hidden_size"] = c["intermediate_size"] = c["moe_intermediate_size"] = 64;
+     }},
     {"num_experts_per_tok", kBad, "mixtral", set("num_experts_per_tok", 9)},
     {"partial_rotary_factor", kBad, "phi3", set("partial_rotary_factor", 1.5)},
     {"rotary_pct", kBad, "gpt_neox", set("rotary_pct", 0.01)},
