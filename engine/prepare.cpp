@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "engine/convert.h"
+#include "models/families.h"
 
 namespace headrace::engine {
 
@@ -214,6 +215,32 @@ Buffers buffers_for(const models::WeightLayout& layout) {
   return b;
 }
 
+// Tied, the head is the embedding. Files that hold it besides must hold the same: where they do
+// not, transformers leaves the two apart, so config.json tells another model. `kept` is as large as
+// the reader's buffer.
+void check_tied_head(const ModelFolder& folder, const SafetensorsFolder& files,
+                     SourceReader& reader, std::span<std::byte> kept) {
+  const models::TensorNames& names = *folder.config.names;
+  if (!folder.config.tie_word_embeddings) return;
+  const TensorInfo* head = find_tensor(files, {.tensor = names.head, .also = names.head_also});
+  if (head == nullptr) return;
+  const TensorInfo& embedding = *find_tensor(files, {.tensor = names.embedding});
+  bool same = head->dtype == embedding.dtype && head->shape == embedding.shape;
+  const Bytes step = kept.size() - 2 * kBlock;
+  for (Bytes at = 0; same && at < embedding.bytes; at += step) {
+    const Bytes bytes = std::min(step, embedding.bytes - at);
+    std::memcpy(kept.data(), reader.read(embedding.file, embedding.offset + at, bytes), bytes);
+    same = std::memcmp(kept.data(), reader.read(head->file, head->offset + at, bytes), bytes) == 0;
+  }
+  if (same) return;
+  throw Error(ErrorCode::kFormat,
+              fmt::format("{}: tensor {} differs from {}, but the config ties them; set "
+                          "tie_word_embeddings to false in config.json",
+                          folder.path, head->name, embedding.name))
+      .at_path(folder.path)
+      .at_field(head->name);
+}
+
 }  // namespace
 
 std::string store_metadata(const ModelFolder& folder, const SafetensorsFolder& files) {
@@ -279,6 +306,7 @@ PrepareReport prepare(const ModelFolder& folder, const SafetensorsFolder& files,
   const Arena source(2 * sizes.source);  // the second half: rows that had to be brought together
   const Arena room(sizes.chunk);
   SourceReader reader(files, source.span(0, sizes.source));
+  check_tied_head(folder, files, reader, source.span(sizes.source, sizes.source));
   PieceReader pieces(files, reader, source.data() + sizes.source);
   PrepareReport report;
   const Bytes total = layout.bytes();

@@ -101,6 +101,36 @@ TEST(Refused, NormsThatAreNoFloatsOfWeights) {
   EXPECT_NO_THROW(f.run());
 }
 
+TEST(Refused, AHeadBesidesThatIsNotTheEmbeddingItIsTiedTo) {
+  Fixture f(27);
+  json::object shape = test::random_shape(f.random, "llama");
+  shape["tie_word_embeddings"] = false;
+  f.model = f.folder.path_of("untied");
+  engine::synthesize(f.model, {.family = "llama", .set = shape, .dtype = "float32"}, {});
+  json::object config = read_json(f.model + "/config.json").as_object();
+  config["tie_word_embeddings"] = true;
+  write_text(f.model + "/config.json", to_text(config));
+  const auto refuse = [&] {
+    const Error error = error_of([&] { f.run(); });
+    EXPECT_EQ(error.code(), ErrorCode::kFormat) << error.what();
+    EXPECT_EQ(error.field(), "lm_head.weight");
+    EXPECT_NE(std::string(error.what()).find("tie_word_embeddings"), std::string::npos);
+    EXPECT_FALSE(std::filesystem::exists(f.store() + "/super"));
+  };
+  refuse();
+  const SafetensorsFolder files = open_safetensors(f.model);
+  const TensorInfo& embedding = *files.find("model.embed_tokens.weight");
+  const TensorInfo& head = *files.find("lm_head.weight");
+  std::string bytes = text_of(f.model + "/model.safetensors");
+  bytes.replace(head.offset, head.bytes, bytes, embedding.offset, embedding.bytes);
+  bytes[head.offset + head.bytes - 1] ^= 1;
+  write_text(f.model + "/model.safetensors", bytes);
+  refuse();
+  bytes[head.offset + head.bytes - 1] ^= 1;
+  write_text(f.model + "/model.safetensors", bytes);
+  EXPECT_NO_THROW(f.run());
+}
+
 TEST(Refused, WeightsThatChangeWhileTheStoreIsMade) {
   Fixture f(21);
   bool changed = false;
