@@ -2,6 +2,7 @@
 // of fixed size and leave results in another; the owner waits on a condition variable.
 #include "swap/blocking/blocking.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "core/error.h"
@@ -24,7 +26,15 @@ class Blocking final : public IoBackend {
       : files_(files), note_(std::move(note)), queue_(options.operations_max) {
     HEADRACE_ASSERT(options.operations_max > 0 && options.threads > 0);
     done_.reserve(options.operations_max);
-    for (uint32_t i = 0; i < options.threads; ++i) threads_.emplace_back([this] { work(); });
+    threads_.reserve(options.threads);
+    try {
+      for (uint32_t i = 0; i < options.threads; ++i) threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // fewer do
+      if (!threads_.empty()) return;
+      throw Error(ErrorCode::kFailed, fmt::format("threads that read from the disk: {}; allow "
+                                                  "this user more of them (ulimit -u)",
+                                                  error.what()));
+    }
   }
 
   ~Blocking() override {

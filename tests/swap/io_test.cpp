@@ -1,26 +1,41 @@
 // The real backends: what they read and count, and what they say when the system refuses them.
 #include "swap/io.h"
 
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
+#include <pthread.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <chrono>
-#include <cstddef>
 #include <cstdio>
 #include <fstream>
 #include <thread>
 
 #include "core/arena.h"
+#include "tests/swap/crippled.h"
 #include "tests/swap/pager_fixture.h"
+
+namespace {
+
+constexpr int kManyThreads = 1'000'000;
+std::atomic<int> g_threads_left{kManyThreads};
+
+}  // namespace
+
+// Stands before the system's: refuses as it does where a user has as many threads as it may.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*body)(void*), void* argument) noexcept {
+  if (g_threads_left.fetch_sub(1) <= 0) return EAGAIN;
+  static const auto real =
+      reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return real(thread, attributes, body, argument);
+}
 
 namespace headrace::swap {
 namespace {
@@ -111,6 +126,33 @@ TEST(Io, AnUnknownEngineIsAUsageError) {
   const Error error = error_of([] { open_io("mmap", {}, {}); });
   EXPECT_EQ(error.code(), ErrorCode::kUsage);
   EXPECT_THAT(error.what(), HasSubstr("auto, io_uring or pread"));
+}
+
+TEST(Io, ReadsWithAsManyThreadsAsThereMayBe) {
+  Random random(test::seed());
+  TempFolder folder;
+  ImageStore store(random, {});
+  store.write_files(folder.path());
+  const auto open = [&](int threads) {
+    g_threads_left = threads;
+    struct Restore {
+      ~Restore() { g_threads_left = kManyThreads; }
+    } restore;
+    return open_blocking(store.files(), {});
+  };
+  const Error error = error_of([&] { open(0); });
+  EXPECT_EQ(error.code(), ErrorCode::kFailed);
+  EXPECT_THAT(error.what(), HasSubstr("; allow this user more of them (ulimit -u)"));
+  const Arena arena(store.most());
+  for (int threads = 1; threads < 4; ++threads) {
+    SCOPED_TRACE(threads);
+    const auto pager = make_pager(store, open(threads), {});
+    for (const auto& [object, chunk] : store.chunks()) {
+      pager->wait(pager->start({.object = object, .chunk = chunk, .target = arena.data()}));
+      const auto truth = store.truth(object, chunk);
+      ASSERT_EQ(std::memcmp(arena.data(), truth.data(), truth.size()), 0);
+    }
+  }
 }
 
 TEST(Io, WritesFlushesAndReadsBack) {
@@ -209,36 +251,6 @@ TEST(Io, WakeEndsAPollAndIsNotLost) {
   }
 }
 
-// Runs `body` in a child, which it may cripple; returns what it wrote.
-template <typename Body>
-std::string in_child(const Body& body) {
-  int ends[2];
-  EXPECT_EQ(pipe(ends), 0);
-  const pid_t child = fork();
-  if (child == 0) {
-    close(ends[0]);
-    std::string text;
-    try {
-      text = body();
-    } catch (const std::exception& error) {
-      text = std::string("error: ") + error.what();
-    }
-    [[maybe_unused]] const ssize_t written = write(ends[1], text.data(), text.size());
-    _exit(0);
-  }
-  close(ends[1]);
-  std::string text;
-  char room[4096];
-  for (ssize_t got = 0; (got = read(ends[0], room, sizeof room)) > 0;) {
-    text.append(room, static_cast<size_t>(got));
-  }
-  close(ends[0]);
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status)) << "the child died";
-  return text;
-}
-
 std::string read_all_through(const ImageStore& store, const char* engine) {
   const Arena arena(16 * kMiB);  // made here, because arenas are not inherited
   const auto buffer = arena.span(0, arena.size());
@@ -249,20 +261,6 @@ std::string read_all_through(const ImageStore& store, const char* engine) {
     if (std::memcmp(arena.data(), truth.data(), truth.size()) != 0) return "wrong bytes";
   }
   return std::string(pager->caps().name) + "|" + pager->caps().note;
-}
-
-void forbid(uint32_t call, uint32_t error) {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog program{.len = 4, .filter = code};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-      prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
-    throw Error(ErrorCode::kFailed, "no seccomp here");
-  }
 }
 
 class IoRefused : public ::testing::Test {
