@@ -94,9 +94,11 @@ File File::nameless(const std::string& folder) {
     throw_io(folder, "make a nameless file in", errno);
   }
   // A filesystem, or a kernel, without nameless files: the name goes at once.
-  const std::string name = fmt::format("{}/.scratch-{}", folder, getpid());
-  file = create(name);
+  std::string name = folder + "/.scratch-XXXXXX";
+  file.descriptor_ = mkostemp(name.data(), O_CLOEXEC);
+  if (file.descriptor_ < 0) throw_io(folder, "make a nameless file in", errno);
   remove_file(name);
+  file.direct_ = fcntl(file.descriptor_, F_SETFL, fcntl(file.descriptor_, F_GETFL) | O_DIRECT) == 0;
   return file;
 }
 

@@ -58,6 +58,7 @@ Scratch::Scratch(const std::string& folder, const ScratchShape& shape)
     throw_no_room(folder, bytes, std::min(free_bytes(folder), bytes - 1));
   }
   if (error != 0) throw_io(folder, fmt::format("reserve {} bytes in", bytes), error);
+  file_.probe_direct();
   digests_.resize(size_t{shape.arrays} * shape.blocks);
   is_sealed_.resize(digests_.size());
 }

@@ -1,17 +1,22 @@
 // Scratch: what is written comes back bit for bit or not at all, whatever the disk does; nothing
 // of it is left; bytes are counted as they move.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "swap/pager.h"
 #include "swap/scratch.h"
 #include "swap/simulated.h"
+#include "tests/swap/crippled.h"
 #include "tests/swap/pager_fixture.h"
 
 namespace headrace::swap {
@@ -200,6 +205,32 @@ TEST(Scratch, NothingIsLeftNotEvenAfterAKill) {
   waitpid(child, nullptr, 0);
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
   close(ready[0]), close(ready[1]);
+}
+
+// A filesystem may take the flag for direct I/O and refuse what is transferred with it.
+TEST(Scratch, LeavesDirectIoWhereTransfersAreRefused) {
+  const TempFolder folder;
+  const std::string got = in_child([&]() -> std::string {
+    forbid(SYS_pread64, EINVAL);
+    return Scratch(folder.path(), {.arrays = 1, .blocks = 2, .block_bytes = kBlock}).direct()
+               ? "direct"
+               : "buffered";
+  });
+  EXPECT_EQ(got, "buffered");
+}
+
+TEST(Scratch, NoFileThatWasLeftIsInTheWayWhereAllHaveNames) {
+  const TempFolder folder;
+  const std::string got = in_child([&] {
+    std::ofstream(folder / (".scratch-" + std::to_string(getpid()))) << "left";
+    forbid(SYS_openat, EOPNOTSUPP, O_TMPFILE & ~O_DIRECTORY);
+    const Scratch scratch(folder.path(), {.arrays = 1, .blocks = 2, .block_bytes = kBlock});
+    const AlignedBuffer data(kBlock);
+    return std::to_string(pwrite(scratch.descriptor(), data.data(), kBlock, 0));
+  });
+  EXPECT_EQ(got, std::to_string(kBlock));
+  const std::filesystem::directory_iterator files(folder.path());
+  EXPECT_EQ(std::distance(files, {}), 1) << "the name goes at once";
 }
 
 }  // namespace
