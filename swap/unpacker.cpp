@@ -65,11 +65,15 @@ void Unpacker::place(ChunkRead& read) {
 
 void Unpacker::finish(ChunkResult& result, ObjectId object, uint32_t chunk, std::byte* target) {
   const uint32_t place = place_of_[result.id];
-  const bool first = result.fault == ReadFault::kNone && !digest(object, chunk);
-  if (first && watch_ != nullptr && !watch_->unchanged(object, chunk))
-    result.fault = ReadFault::kChanged;
+  std::optional<uint64_t>& known = digest(object, chunk);
   if (result.fault == ReadFault::kNone) {
-    digest(object, chunk) = result.digest;
+    // Of two first reads at a time, the one that ends second is held to the other.
+    const bool changed =
+        known ? *known != result.digest : watch_ != nullptr && !watch_->unchanged(object, chunk);
+    if (changed) result.fault = ReadFault::kChanged;
+  }
+  if (result.fault == ReadFault::kNone) {
+    known = result.digest;
     const double begin = thread_cpu_s();
     form_.unpack(object, chunk, room_.data() + place * place_bytes_, target);
     cpu_s_ += thread_cpu_s() - begin;

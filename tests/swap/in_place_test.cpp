@@ -15,6 +15,7 @@
 
 #include "core/arena.h"
 #include "swap/file.h"
+#include "swap/unpacker.h"
 #include "tests/swap/pager_fixture.h"
 
 namespace headrace::swap {
@@ -189,6 +190,27 @@ TEST(InPlace, AFileThatChangesUnderARunIsAnError) {
       EXPECT_EQ(error.code(), ErrorCode::kCorrupt);
       EXPECT_THAT(error.what(), HasSubstr("changed"));
     }
+  }
+}
+
+// Neither of two first reads has a digest to be held to when it leaves.
+TEST(InPlace, TwoFirstReadsAtATimeMustAgree) {
+  Random random(test::seed());
+  const Model model(random);
+  const auto store = open_in_place(model.spec);
+  const Arena room(3 * round_up(store->unpacking()->read_bytes_most(), kBlock));
+  const Arena target(model.chunk_most);
+  for (const uint64_t second : {1, 2}) {
+    Unpacker unpacker(*store, room.span(0, room.size()), 2);
+    ChunkRead reads[2] = {{.id = 0}, {.id = 1}};
+    for (ChunkRead& read : reads) unpacker.place(read);
+    for (const ChunkRead& read : reads) EXPECT_FALSE(read.digest);
+    ChunkResult results[2] = {{.id = 0, .digest = 1}, {.id = 1, .digest = second}};
+    for (ChunkResult& result : results) unpacker.finish(result, 0, 0, target.data());
+    EXPECT_EQ(results[0].fault, ReadFault::kNone);
+    EXPECT_EQ(results[1].fault, second == 1 ? ReadFault::kNone : ReadFault::kChanged);
+    unpacker.place(reads[0]);
+    EXPECT_EQ(reads[0].digest, 1u) << "the first holds";
   }
 }
 
