@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -66,6 +67,13 @@ int open_lock(const std::string& path, LockMode mode) {
   return ::open(path.c_str(), kCommon | O_RDONLY | O_CREAT, 0666);  // a copied store has none
 }
 
+// A reader goes on without a lock where the file cannot be opened or made (it may be no writer's
+// either), or where the filesystem has no locks: a writer makes new files, readers keep theirs.
+bool reads_without_lock(int error) {
+  constexpr int kErrors[] = {EROFS, EACCES, EPERM, ENOSPC, EDQUOT, ENOLCK, ENOSYS, EOPNOTSUPP};
+  return std::find(std::begin(kErrors), std::end(kErrors), error) != std::end(kErrors);
+}
+
 // False when the file was removed, or replaced, between open and flock.
 bool is_still_there(const std::string& path, int descriptor) {
   struct stat mine {
@@ -93,8 +101,7 @@ FolderLock FolderLock::take(const std::string& folder, LockMode mode) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     lock.descriptor_ = open_lock(path, mode);
     if (lock.descriptor_ < 0) {
-      const bool read_only = errno == EROFS || errno == EACCES;
-      if (mode == LockMode::kShared && read_only) return lock;
+      if (mode == LockMode::kShared && reads_without_lock(errno)) return lock;
       throw_io(path, "open", errno);
     }
     int result;
@@ -104,6 +111,10 @@ FolderLock FolderLock::take(const std::string& folder, LockMode mode) {
     if (result != 0 && errno == EWOULDBLOCK) {
       lock.mode_ = LockMode::kShared;  // what is not ours must not be emptied on the way out
       throw_busy(folder, lock.descriptor_, mode);
+    }
+    if (result != 0 && mode == LockMode::kShared && reads_without_lock(errno)) {
+      lock.release();
+      return lock;
     }
     if (result != 0) throw_io(path, "lock", errno);
     if (is_still_there(path, lock.descriptor_)) {

@@ -22,8 +22,8 @@ enum class LockMode : uint8_t { kShared, kExclusive };
 class FolderLock {
  public:
   FolderLock() = default;
-  // Never waits: kFailed names the process when another one has it. A shared lock on a filesystem
-  // that is read-only is none at all, because nobody can write there.
+  // Never waits: kFailed names the process when another one has it. A shared lock is none at all
+  // where it cannot be had: on a filesystem that is read-only, full or without locks.
   static FolderLock take(const std::string& folder, LockMode mode);
   ~FolderLock();
   FolderLock(FolderLock&& other) noexcept;

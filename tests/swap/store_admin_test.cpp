@@ -2,15 +2,18 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <thread>
 
 #include "swap/busy.h"
 #include "swap/manifest.h"
 #include "swap/store.h"
+#include "tests/swap/crippled.h"
 #include "tests/swap/store_fixture.h"
 
 namespace headrace::swap {
@@ -238,6 +241,33 @@ TEST(StoreLock, KeepsOthersOut) {
   writer = StoreWriter::create(temp / "s", spec_of(objects));  // replaces it
   writer.reset();
   EXPECT_FALSE(fs::exists(temp / "s"));
+}
+
+TEST(StoreLock, ReadersGoOnWhereThereCanBeNone) {
+  const TempFolder temp;
+  const auto objects = small_objects();
+  make_store(temp / "s", spec_of(objects), 3);
+  const auto opens = [&](uint32_t call, uint32_t error, uint32_t flags) {
+    return in_child([&] {
+      forbid(call, error, flags);
+      expect_content(*Store::open(temp / "s"), objects, 3);
+      return std::string(testing::Test::HasFailure() ? "other bytes" : "opened");
+    });
+  };
+  for (const uint32_t error : {ENOLCK, ENOSYS, EOPNOTSUPP}) {
+    EXPECT_EQ(opens(SYS_flock, error, 0), "opened");
+    const std::string made = in_child([&] {
+      forbid(SYS_flock, error);
+      StoreWriter::create(temp / "s", spec_of(objects));
+      return std::string("made");
+    });
+    EXPECT_TRUE(made.starts_with("error: cannot lock")) << made;
+  }
+  fs::remove(temp / "s/lock");  // as in a store that was copied
+  for (const uint32_t error : {ENOSPC, EDQUOT, EPERM, EROFS}) {
+    EXPECT_EQ(opens(SYS_openat, error, O_CREAT), "opened");
+  }
+  EXPECT_FALSE(fs::exists(temp / "s/lock"));
 }
 
 TEST(StoreWriter, LeavesNothingBehindWithoutCommit) {
