@@ -209,7 +209,32 @@ void Session::open_pager() {
                                       .prefault = prefault_.get(),
                                       .room = arrivals_.span(0, arrivals_.size()),
                                       .note = options_.note});
+  count_opening();
   if (options_.note && !pager_->caps().note.empty()) options_.note(pager_->caps().note);
+}
+
+// What opening the store read, before there was anything to count or to trace it.
+scheduler::ByteRow Session::opening() const {
+  return {.edge = {Tier::kDisk, Tier::kHost},
+          .kind = Kind::kMetadata,
+          .bytes = store_->metadata_bytes_read(),
+          .operations = 1};
+}
+
+void Session::count_opening() {
+  const scheduler::ByteRow row = opening();
+  if (row.bytes == 0) return;
+  pager_->ledger().count(row.edge, row.kind, row.bytes, row.operations);
+  if (!trace_) return;
+  const uint64_t now = trace_->now_ns();
+  trace_->record({.name = "open",
+                  .lane = 1,  // disk read
+                  .is_transfer = true,
+                  .edge = row.edge,
+                  .kind = row.kind,
+                  .bytes = row.bytes,
+                  .begin_ns = now,
+                  .end_ns = now});
 }
 
 // The store's extents must be what the plan moves: chunk for chunk.
@@ -288,6 +313,7 @@ std::vector<scheduler::ByteRow> Session::predicted() const {
     it->bytes += row.bytes * times;
     it->operations += row.operations * times;
   };
+  if (opening().bytes != 0) add(opening(), 1);
   for (const auto& row : scheduler::bytes_of(planned_->plan.enter)) add(row, 1);
   for (const auto& row : scheduler::bytes_of(planned_->plan.steady)) {
     add(row, executor_->counters().passes);

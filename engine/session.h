@@ -133,7 +133,7 @@ class Session {
   void set_route_observer(RouteObserver observer) { routes_ = std::move(observer); }
 
   // Bytes that the plan predicts for what ran so far: enter, passes, and the replay of what was
-  // decided.
+  // decided; before them what opening the store read.
   std::vector<scheduler::ByteRow> predicted() const;
   const Replay& replay() const { return *replay_; }  // of what was decided
   std::span<const KvReplay> kv_replay() const { return kv_replay_; }
@@ -146,6 +146,8 @@ class Session {
   void check_store() const;
   void allocate_and_load(const Demand& demand);
   void open_pager();
+  scheduler::ByteRow opening() const;
+  void count_opening();
   void trace_resident();
   void replay_kv(const models::Pass& pass);
   std::string usage_path() const;

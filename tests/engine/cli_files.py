@@ -56,6 +56,15 @@ class Stores(Case):
         self.run_json("store", "remove", path, *at)
         self.assertFalse(path.exists())
 
+    def test_opening_is_counted(self):
+        """Super, manifest and the block that tells whether direct reads work; also by the run that makes the store."""
+        for _ in range(2):
+            out, path = self.make()
+            row, = (r for r in out["swap"] if r["kind"] == "metadata")
+            self.assertEqual((row["edge"], row["predicted_bytes"]), ("disk->host", row["counted_bytes"]))
+            held = sum((path / f).stat().st_size for f in ("super", "manifest.1"))
+            self.assertIn(row["counted_bytes"], (held, held + 4096))
+
     def test_in_place_writes_nothing_but_the_calibration(self):
         out, _ = self.make()
         before = snapshot(MODEL)
@@ -66,6 +75,7 @@ class Stores(Case):
             self.assertEqual(tokens(there), tokens(out))
             for row in there["swap"]:
                 self.assertEqual(row["predicted_bytes"], row["counted_bytes"])
+                self.assertNotEqual(row["kind"], "metadata")
             self.assertLessEqual(set(files_under(cache)), {"headrace/machine.json"})
         self.assertEqual(snapshot(MODEL), before)
 

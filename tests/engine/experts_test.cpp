@@ -16,7 +16,7 @@ struct Routed {
   engine::ExpertCounts counts;
   Bytes expert = 0;   // bytes of one
   Bytes counted = 0;  // by the ledger
-  Bytes fixed = 0;    // of what the plan alone decides, and the embedding's rows
+  Bytes fixed = 0;    // of opening, of what the plan alone decides, and the embedding's rows
   Bytes predicted = 0;
   scheduler::HoleBytes range;  // of what data decide
   Bytes decided = 0;           // by the replay
@@ -44,7 +44,10 @@ Routed run(const std::string& model, const engine::SessionOptions& options, uint
   }
   engine::Generator generator(session);
   for (const auto& done : generator.run(requests)) out.tokens.push_back(done.token_ids);
-  for (const auto& row : session.counted()) out.counted += row.bytes;
+  for (const auto& row : session.counted()) {
+    out.counted += row.bytes;
+    if (row.kind == Kind::kMetadata) out.fixed += row.bytes;
+  }
   for (const auto& row : session.predicted()) out.predicted += row.bytes;
   out.ever = ever.size();
   out.counts = session.replay().experts();

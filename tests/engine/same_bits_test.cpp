@@ -19,6 +19,7 @@ using engine::Request;
 using engine::SessionOptions;
 using test::Case;
 using test::expect_exact;
+using test::sum_of;
 
 Case make_case(Random& random, const test::TempFolder& folder, uint64_t index) {
   const char* family = models::families()[index % models::families().size()].name;
@@ -155,8 +156,7 @@ TEST(SameBits, AModelEightTimesTheDevice) {
     o.cache = folder.path_of("cache");
     o.memory = 2 * kGiB;
     const test::RunResult whole = test::run({model, o, requests});
-    Bytes weights = 0;
-    for (const auto& row : whole.counted) weights += row.bytes;
+    const Bytes weights = sum_of(whole.counted, {Tier::kDisk, Tier::kHost}, Kind::kWeights);
     for (uint32_t depth : {0u, 1u, 2u}) {
       SCOPED_TRACE(depth);
       o.device_memory = weights / 8;
