@@ -24,13 +24,14 @@ Error wrong(std::string_view field, const std::string& why) {
 
 RequestReader::RequestReader(const ModelFolder& folder, const Tokenizer* tokenizer,
                              SamplingParams defaults, std::vector<int32_t> stop_ids,
-                             std::string chat_template)
+                             std::string chat_template, std::string unsupported)
     : config_(folder.config),
       tokenizer_(tokenizer),
       defaults_(std::move(defaults)),
       stop_ids_(std::move(stop_ids)),
       folder_(folder.path),
-      chat_template_(std::move(chat_template)) {
+      chat_template_(std::move(chat_template)),
+      unsupported_(std::move(unsupported)) {
   const std::time_t now = std::time(nullptr);
   ::localtime_r(&now, &now_);
 }
@@ -52,13 +53,17 @@ Request RequestReader::read(const json::object& line) const {
   if (!id_of(line)) throw wrong("id", "a text or a whole number is wanted; add it");
   Request request;
   request.sampling = parse_sampling(line, defaults_, kOthers, config_.vocab_size);
-  if (tokenizer_ == nullptr && !request.sampling.stop.empty()) {
-    throw wrong("stop", "the model has no tokenizer.json; give stop_token_ids");
-  }
+  if (!request.sampling.stop.empty()) need_tokenizer("stop", "stop_token_ids");
   request.stop_ids = stop_ids_;
   request.prompt = prompt_of(line);
   Generator::check(config_, request);
   return request;
+}
+
+void RequestReader::need_tokenizer(std::string_view field, std::string_view instead) const {
+  if (tokenizer_ != nullptr) return;
+  if (!unsupported_.empty()) throw wrong(field, unsupported_);
+  throw wrong(field, fmt::format("the model has no tokenizer.json; give {}", instead));
 }
 
 std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
@@ -72,9 +77,7 @@ std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
     field = name;
   }
   if (given == nullptr) throw wrong("prompt", "none; give one of prompt, ids, messages");
-  if (field != "ids" && tokenizer_ == nullptr) {
-    throw wrong(field, "the model has no tokenizer.json; give ids");
-  }
+  if (field != "ids") need_tokenizer(field, "ids");
   if (field == "messages") return chat_of(*given);
   if (field == "prompt") {
     if (!given->is_string()) throw wrong(field, "not a text; give one");

@@ -18,10 +18,11 @@ namespace headrace::engine {
 
 class RequestReader {
  public:
-  // The tokenizer may be null: then only ids are taken. It must outlive the reader. No
-  // `chat_template`: the folder's own.
+  // The tokenizer may be null: then only ids are taken, and `unsupported` says what is wrong with
+  // one that is there. It must outlive the reader. No `chat_template`: the folder's own.
   RequestReader(const ModelFolder& folder, const Tokenizer* tokenizer, SamplingParams defaults,
-                std::vector<int32_t> stop_ids, std::string chat_template = {});
+                std::vector<int32_t> stop_ids, std::string chat_template = {},
+                std::string unsupported = {});
 
   static json::object parse(std::string_view line);  // throws Error(kFormat)
   // As JSON text: a text or a whole number. nullopt: none that can be used.
@@ -32,6 +33,7 @@ class RequestReader {
   Bytes chat_memory() const;
 
  private:
+  void need_tokenizer(std::string_view field, std::string_view instead) const;
   std::vector<int32_t> prompt_of(const json::object& line) const;
   std::vector<int32_t> chat_of(const json::value& messages) const;
 
@@ -39,7 +41,7 @@ class RequestReader {
   const Tokenizer* tokenizer_;
   SamplingParams defaults_;
   std::vector<int32_t> stop_ids_;
-  std::string folder_, chat_template_;
+  std::string folder_, chat_template_, unsupported_;
   std::tm now_{};  // what templates see: a line that is read again must give the same prompt
   mutable std::unique_ptr<ChatTemplate> chat_;  // loaded for the first messages
   mutable Bytes messages_max_ = 0;

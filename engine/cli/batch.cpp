@@ -134,9 +134,11 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
   const std::string path = folder.path;
   const Bytes tokenizer_bytes = tokenizer_memory(path);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path);
+  std::optional<Error> unsupported;
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(path, unsupported);
   const RequestReader reader(folder, tokenizer.get(), flags.defaults(folder),
-                             flags.stop_ids(folder), flags.chat_template);
+                             flags.stop_ids(folder), flags.chat_template,
+                             unsupported ? unsupported->what() : "");
   RouteTrace routes(flags.route_trace);
   ProgressBar bar(common);
   SessionOptions options = session_options(flags.run, common, &bar);
@@ -155,6 +157,7 @@ void run_batch(const BatchFlags& flags, const Common& common) {
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);
+  warn_of_tokenizer(unsupported, common);
   routes.watch(session);
   Generator generator(session);
   try {

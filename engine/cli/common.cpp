@@ -341,6 +341,23 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder) {
   return Tokenizer::load(folder);
 }
 
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder,
+                                          std::optional<Error>& unsupported) {
+  try {
+    return load_tokenizer(folder);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+    unsupported = error;
+    return nullptr;
+  }
+}
+
+void warn_of_tokenizer(const std::optional<Error>& unsupported, const Common& common) {
+  if (!unsupported) return;
+  log(common, Level::kWarning,
+      fmt::format("{}; until then there are token ids alone", unsupported->what()));
+}
+
 Bytes tokenizer_memory(const std::string& folder) {
   if (!std::filesystem::exists(std::filesystem::path(folder) / "tokenizer.json")) return 0;
   return Tokenizer::memory_bound(folder);

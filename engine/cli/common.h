@@ -111,6 +111,10 @@ std::string whole_number(const std::string& text);
 
 // The tokenizer of a model folder, or null when it has none.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder);
+// For what can do with token ids: also null when it is not supported, and `unsupported` says why.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& folder,
+                                          std::optional<Error>& unsupported);
+void warn_of_tokenizer(const std::optional<Error>& unsupported, const Common& common);
 Bytes tokenizer_memory(const std::string& folder);
 std::vector<int32_t> parse_ids(const std::string& text, const char* flag = "--ids");  // "1,2,3"
 json::array ids_json(std::span<const int32_t> ids);

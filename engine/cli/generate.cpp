@@ -63,9 +63,11 @@ std::vector<std::string> texts_of(const GenerateFlags& flags, const ModelFolder&
 // `memory`: of the process besides what is planned by name; what reading the requests takes is
 // added to it.
 std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& folder,
-                                 const Tokenizer* tokenizer, const SessionOptions& options,
-                                 Bytes& memory) {
+                                 const Tokenizer* tokenizer,
+                                 const std::optional<Error>& unsupported,
+                                 const SessionOptions& options, Bytes& memory) {
   std::vector<std::string> texts = texts_of(flags, folder, options, memory);
+  if (!texts.empty() && unsupported) throw *unsupported;
   if (!texts.empty() && tokenizer == nullptr) {
     throw Error(
         ErrorCode::kUsage,
@@ -75,6 +77,7 @@ std::vector<Request> requests_of(const GenerateFlags& flags, const ModelFolder& 
   }
   std::vector<Request> requests;
   const SamplingParams params = sampling_params(flags.sampling, folder);
+  if (!params.stop.empty() && unsupported) throw *unsupported;
   if (!params.stop.empty() && tokenizer == nullptr) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("--stop: {} has no tokenizer.json; give --stop-token-ids", folder.path))
@@ -159,13 +162,16 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   SessionOptions options = session_options(flags.run, common, &bar);
   options.max_sequences = flags.max_sequences;
   Bytes memory = tokenizer_memory(folder.path);
-  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path);
-  std::vector<Request> requests = requests_of(flags, folder, tokenizer.get(), options, memory);
+  std::optional<Error> unsupported;
+  const std::unique_ptr<Tokenizer> tokenizer = load_tokenizer(folder.path, unsupported);
+  std::vector<Request> requests =
+      requests_of(flags, folder, tokenizer.get(), unsupported, options, memory);
   Generator::check(folder.config, requests);
   Session session(std::move(folder), memory, std::move(options), Generator::demand(requests));
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);
+  warn_of_tokenizer(unsupported, common);
   note_lengths(requests, flags, common);
   routes.watch(session);
   Generator generator(session);

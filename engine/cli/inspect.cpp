@@ -60,7 +60,8 @@ void run_inspect(const std::string& path, bool tensors_too, const Common& common
     auto& [count, bytes] = by_dtype[std::string(name_of(t.dtype))];
     ++count, bytes += t.bytes, total += t.bytes;
   }
-  const auto tokenizer = load_tokenizer(folder.path);
+  std::optional<Error> unsupported;
+  const auto tokenizer = load_tokenizer(folder.path, unsupported);
   Bytes layer_bytes = 0;
   for (const models::ObjectLayout& o : layout.objects) {
     if (!o.name.starts_with("layers.0.")) continue;
@@ -84,6 +85,7 @@ void run_inspect(const std::string& path, bool tensors_too, const Common& common
     out["tokenizer"] = tokenizer
                            ? json::value(json::object{{"vocabulary", tokenizer->vocabulary_size()}})
                            : json::value(nullptr);
+    if (unsupported) out["tokenizer_error"] = unsupported->what();
     if (tensors_too) out["tensor_list"] = tensors_json(files);
     return print_json(out);
   }
@@ -102,8 +104,9 @@ void run_inspect(const std::string& path, bool tensors_too, const Common& common
   text += fmt::format("  weights {} in {} file(s); a layer {}; prepared store {}\n",
                       format_bytes(total), files.files.size(), format_bytes(layer_bytes),
                       format_bytes(layout.bytes()));
-  text += tokenizer ? fmt::format("  tokenizer: {} ids\n", tokenizer->vocabulary_size())
-                    : "  no tokenizer.json: give ids with --ids\n";
+  text += tokenizer     ? fmt::format("  tokenizer: {} ids\n", tokenizer->vocabulary_size())
+          : unsupported ? fmt::format("  no text, only --ids: {}\n", unsupported->what())
+                        : "  no tokenizer.json: give ids with --ids\n";
   text += "  runs with this version\n";
   if (tensors_too) {
     for (const TensorInfo& t : files.tensors) {

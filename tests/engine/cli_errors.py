@@ -135,6 +135,32 @@ class Files(Case):
         out = self.run_json("generate", model, "--ids", "1,2", "-n", "3", "--ignore-eos")
         self.assertEqual(len(out["outputs"][0]["token_ids"]), 3)
 
+    def test_tokenizers_that_are_not_supported(self):
+        model = self.copy_model(MODEL)
+        file = json.loads((model / "tokenizer.json").read_text())
+        ids = ("generate", model, "--ids", "1,2", "-n", "3", "--ignore-eos")
+        wanted = self.run_json(*ids)["outputs"][0]["token_ids"]
+        why = [model / "tokenizer.json", "Unigram", "not supported"]
+        (model / "tokenizer.json").write_text(json.dumps(file | {"model": {"type": "Unigram", "vocab": [["a", -1.5]]}}))
+        result = self.ok(*ids, "--json")
+        self.assertEqual(result.json["outputs"][0]["token_ids"], wanted)
+        warnings = [line for line in result.err.splitlines() if "warning" in line]
+        self.assertEqual(len(warnings), 1, result.err)
+        for args in (("-p", "x"), ("--ids", "1", "--stop", "x")):
+            self.refused(1, "generate", model, *args, names=why)
+        self.refused(1, "tokenize", model, "-p", "x", names=why)
+        out = self.run_json("inspect", model)
+        self.assertIsNone(out["tokenizer"])
+        for text in (warnings[0], out["tokenizer_error"], self.ok("inspect", model).text):
+            for name in why:
+                self.assertIn(str(name), text)
+        lines, results = self.folder / "in.jsonl", self.folder / "out.jsonl"
+        lines.write_text('{"id": 1, "ids": [1, 2], "max_tokens": 3, "ignore_eos": true}\n{"id": 2, "prompt": "x"}\n')
+        self.ok("generate", model, "-i", lines, "-o", results)
+        answers = {a["id"]: a for a in map(json.loads, results.read_text().splitlines())}
+        self.assertEqual(answers[1]["token_ids"], wanted)
+        self.assertIn("Unigram", answers[2]["error"]["message"])
+
     def damage(self, change, *names, code=1):
         model = self.copy_model(MODEL, f"model{len(list(self.folder.iterdir()))}")
         change(model)
