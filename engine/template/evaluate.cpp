@@ -94,7 +94,7 @@ Value Runtime::choose(const Expression& e, const ScopePtr& scope) {
 }
 
 Value Runtime::name(const std::string& name, const ScopePtr& scope) {
-  if (const Value* value = scope->find(name)) return *value;
+  if (const Value* value = scope->find(name, meter_)) return *value;
   Value found;
   if (global(*this, name, found)) return found;
   return make_undefined(&meter_, fmt::format("{} is undefined", repr_text(name)));
@@ -167,6 +167,7 @@ Arguments Runtime::arguments_of(const Expression& e, const ScopePtr& scope) {
   if (e.more_named) {
     const Value more = evaluate(*e.more_named, scope);
     if (!more.is(Kind::kDict)) fail_type("argument after ** must be a mapping");
+    meter_.step(more.dict().pairs.size());
     for (const auto& [key, value] : more.dict().pairs) {
       if (!key.is(Kind::kText)) fail_type("keywords must be strings");
       out.named.emplace_back(key.text(), value);

@@ -20,7 +20,7 @@ template <std::string (*kMap)(std::string_view)>
 Value map_text(Runtime& runtime, const Value& input, Arguments& a) {
   Parameters given(a, "filter", {});
   const Value text = as_text(runtime, input);
-  runtime.meter().step(text.text().size() / 16);
+  runtime.meter().step(text.text().size() / 4);
   return runtime.text(kMap(text.text()), text.markup());
 }
 
@@ -52,8 +52,9 @@ Value trim(Runtime& runtime, const Value& input, Arguments& a) {
   const Value text = as_text(runtime, input);
   const bool blanks = given.get(0) == nullptr || given.get(0)->is(Kind::kNone);
   const std::string chars = blanks ? std::string() : given.text(0, "");
-  return runtime.text(std::string(strip(text.text(), Side::kBoth, blanks ? nullptr : &chars)),
-                      text.markup());
+  return runtime.text(
+      std::string(strip(text.text(), Side::kBoth, blanks ? nullptr : &chars, &runtime.meter())),
+      text.markup());
 }
 
 Value string(Runtime& runtime, const Value& input, Arguments&) { return as_text(runtime, input); }
@@ -96,6 +97,7 @@ Value indent(Runtime& runtime, const Value& input, Arguments& a) {
   if (!input.is(Kind::kText)) {
     fail_type(fmt::format("unsupported operand type(s) for +=: '{}' and 'str'", type_name(input)));
   }
+  runtime.meter().step(input.text().size() / 16);
   const std::string text = input.text() + "\n";
   Sink out(runtime.meter());
   if (given.flag(1, false)) out += pad;
@@ -124,6 +126,7 @@ Value truncate(Runtime& runtime, const Value& input, Arguments& a) {
     fail_type(fmt::format("'{}' object cannot be truncated", type_name(input)));
   }
   const Value& text = input;
+  runtime.meter().step(text.text().size() / 16);
   std::string_view kept =
       std::string_view(text.text()).substr(0, byte_of(text, static_cast<size_t>(most - end_size)));
   if (!given.flag(1, false)) kept = kept.substr(0, kept.rfind(' '));
@@ -194,7 +197,7 @@ bool whole(double value, Int& out) {
   return true;
 }
 
-Value to_int(Runtime&, const Value& input, Arguments& a) {
+Value to_int(Runtime& runtime, const Value& input, Arguments& a) {
   Parameters given(a, "int", {"default", "base"});
   const Value otherwise = given.get(0) != nullptr ? *given.get(0) : Value(Int{0});
   Int out = 0;
@@ -203,12 +206,14 @@ Value to_int(Runtime&, const Value& input, Arguments& a) {
   if (input.is_integer()) return Value(input.integer());
   if (input.is(Kind::kFloat)) return whole(input.real(), out) ? Value(out) : otherwise;
   if (!input.is(Kind::kText)) return otherwise;
+  runtime.meter().step(input.text().size() / 16);
   if (parse_int(input.text(), given.integer(1, 10), out)) return Value(out);
   return parse_float(input.text(), real) && whole(real, out) ? Value(out) : otherwise;
 }
 
-Value to_float(Runtime&, const Value& input, Arguments& a) {
+Value to_float(Runtime& runtime, const Value& input, Arguments& a) {
   Parameters given(a, "float", {"default"});
+  if (input.is(Kind::kText)) runtime.meter().step(input.text().size() / 16);
   double real = 0;
   if (input.is(Kind::kUndefined)) fail_undefined(input);
   if (input.is_number()) return Value(input.real());
@@ -414,9 +419,8 @@ Value replace_in(Runtime& runtime, const Value& text, const std::string& old,
     }
   } else {
     for (size_t at = 0; most != 0; --most) {
-      at = find_text(from, old, done);
+      at = find_text(from, old, done, runtime.meter());
       if (at == std::string_view::npos) break;
-      runtime.meter().step(1 + (old.size() >= 32 ? old.size() / 8 : 0));
       out += from.substr(done, at - done);
       out += with;
       done = at + old.size();
@@ -430,6 +434,7 @@ Value pad_text(Runtime& runtime, const Value& text, Int width, const std::string
   const Int missing = width - static_cast<Int>(length(text));
   if (missing <= 0) return text;
   if (missing > (Int{1} << 28)) fail("a text is padded too far");
+  runtime.meter().step(static_cast<uint64_t>(missing) / 16);
   // Where both sides cannot be equal, an odd width puts more to the left.
   const Int left = side > 0 ? 0 : side < 0 ? missing : missing / 2 + (missing & width & 1);
   Sink out(runtime.meter());

@@ -23,6 +23,7 @@ std::vector<Value> path_of(Runtime& runtime, const Value& attribute) {
   if (!attribute.is(Kind::kText)) return {attribute};
   const std::string& text = attribute.text();
   for (size_t begin = 0; begin <= text.size();) {
+    runtime.meter().step();
     const size_t end = std::min(text.find('.', begin), text.size());
     const std::string part = text.substr(begin, end - begin);
     const bool number = !part.empty() && part.size() < 18 &&
@@ -36,6 +37,7 @@ std::vector<Value> path_of(Runtime& runtime, const Value& attribute) {
 Value follow(Runtime& runtime, Value value, const std::vector<Value>& path,
              const Value* otherwise = nullptr) {
   for (const Value& part : path) {
+    runtime.meter().step();
     value = runtime.item(value, part);
     if (otherwise != nullptr && value.is(Kind::kUndefined)) value = *otherwise;
   }
@@ -99,6 +101,7 @@ Value dict_sort(Runtime& runtime, const Value& input, Arguments& a) {
     fail(fmt::format("'{}' has no attribute 'items'", object_type(input)));
   }
   std::vector<Keyed> items;
+  runtime.meter().step(input.dict().pairs.size());
   for (const auto& [key, value] : input.dict().pairs) {
     const Value& which = by == "key" ? key : value;
     items.push_back({{given.flag(0, false) ? which : without_case(runtime, which)},
@@ -205,6 +208,7 @@ Value items(Runtime& runtime, const Value& input, Arguments&) {
   if (input.is(Kind::kUndefined)) return make_iterator(&runtime.meter(), {});
   if (!input.is(Kind::kDict)) fail_type("Can only get item pairs from a mapping.");
   std::vector<Value> pairs;
+  runtime.meter().step(input.dict().pairs.size());
   for (const auto& [key, value] : input.dict().pairs) {
     pairs.push_back(make_tuple(&runtime.meter(), {key, value}));
   }
@@ -288,6 +292,7 @@ Value batch(Runtime& runtime, const Value& input, Arguments& a) {
   }
   if (!row.empty()) {
     const bool fills = given.get(1) != nullptr && !given.get(1)->is(Kind::kNone);
+    if (fills) runtime.meter().step(static_cast<uint64_t>(size));
     while (fills && static_cast<Int>(row.size()) < size) row.push_back(*given.get(1));
     rows.push_back(make_list(&runtime.meter(), std::move(row)));
   }
@@ -300,6 +305,7 @@ Value slices(Runtime& runtime, const Value& input, Arguments& a) {
   if (count < 1 || count > 1'000'000) fail("slice makes 1 to 1000000 lists");
   const std::vector<Value> values = collect(input, runtime.meter());
   const size_t rows = static_cast<size_t>(count);
+  runtime.meter().step(rows);
   const size_t each = values.size() / rows, more = values.size() % rows;
   std::vector<Value> out;
   for (size_t i = 0, at = 0; i < rows; ++i) {

@@ -109,6 +109,7 @@ class Percent {
       : runtime_(runtime), format_(format), values_(values), out_(runtime.meter()) {}
 
   Value run() {
+    runtime_.meter().step(format_.size() / 16);
     for (size_t at = 0; at < format_.size();) {
       if (format_[at] != '%') {
         const size_t end = std::min(format_.find('%', at), format_.size());
@@ -137,6 +138,7 @@ class Percent {
   }
 
   void one(size_t& at) {
+    runtime_.meter().step();
     Value named;
     bool has_name = false;
     if (at < format_.size() && format_[at] == '(') {
@@ -192,6 +194,7 @@ Value format_percent(Runtime& runtime, const std::string& format, const Value& v
 
 // {}, {0}, {name}, {0.name} and {name[key]}, with !s and !r; format specifications are refused.
 Value format_braces(Runtime& runtime, const std::string& format, Arguments& arguments) {
+  runtime.meter().step(format.size() / 16);
   Sink out(runtime.meter());
   size_t automatic = 0;
   for (size_t at = 0; at < format.size(); ++at) {
@@ -206,6 +209,7 @@ Value format_braces(Runtime& runtime, const std::string& format, Arguments& argu
       out += c;
       continue;
     }
+    runtime.meter().step(1 + arguments.named.size() / 8);
     const size_t end = format.find('}', at);
     if (end == std::string::npos) fail("expected '}' before end of string");
     std::string field = format.substr(at + 1, end - at - 1);

@@ -35,6 +35,7 @@ class Namespace final : public Entity, public Cyclic {
   std::string describe() const override { return "<Namespace>"; }
   bool can_call() const override { return false; }
   bool attribute(Runtime&, const std::string& name, Value& out) override {
+    meter()->step(names_.size() / 8 + name.size() / 64);
     for (const auto& [known, value] : names_) {
       if (known == name) return out = value, true;
     }

@@ -34,8 +34,9 @@ class Macro final : public Entity {
   ScopePtr around_;
 };
 
-Value take_named(Arguments& arguments, const std::string& name, bool& found) {
+Value take_named(Arguments& arguments, const std::string& name, bool& found, Meter& meter) {
   auto& named = arguments.named;
+  meter.step(named.size() / 8);
   const auto at = std::find_if(named.begin(), named.end(),
                                [&](const auto& each) { return each.first == name; });
   found = at != named.end();
@@ -47,7 +48,8 @@ Value take_named(Arguments& arguments, const std::string& name, bool& found) {
 
 }  // namespace
 
-void Scope::set(const std::string& name, Value value) {
+void Scope::set(const std::string& name, Value value, Meter& meter) {
+  meter.step(names.size() / 16 + name.size() / 64);
   for (auto& [known, old] : names) {
     if (known == name) {
       old = std::move(value);
@@ -57,13 +59,19 @@ void Scope::set(const std::string& name, Value value) {
   names.emplace_back(name, std::move(value));
 }
 
-const Value* Scope::find(const std::string& name) const {
-  for (const Scope* at = this; at != nullptr; at = at->parent.get()) {
+const Value* Scope::find(const std::string& name, Meter& meter) const {
+  size_t seen = 0;
+  const Value* found = nullptr;
+  for (const Scope* at = this; at != nullptr && found == nullptr; at = at->parent.get()) {
+    seen += 1 + at->names.size();
     for (const auto& [known, value] : at->names) {
-      if (known == name) return &value;
+      if (known != name) continue;
+      found = &value;
+      break;
     }
   }
-  return nullptr;
+  meter.step(seen / 16 + name.size() / 64);
+  return found;
 }
 
 Runtime::Runtime(Meter& meter, const std::tm& now) : meter_(meter), now_(now) {}
@@ -137,7 +145,7 @@ Flow Runtime::run_one(const Statement& s, const ScopePtr& scope, Sink& out) {
       set_block(s, scope);
       break;
     case What::kMacro:
-      scope->set(s.macro->name, make_macro(s.macro, scope));
+      scope->set(s.macro->name, make_macro(s.macro, scope), meter_);
       break;
     case What::kCallBlock: {
       Arguments arguments = arguments_of(*s.expression, scope);
@@ -177,7 +185,7 @@ Flow Runtime::run_loop(const Statement& s, const Value& items, const ScopePtr& s
   for (Value item; loop->advance(item);) {
     const ScopePtr inner = inside(scope);
     assign(*s.target, item, inner);
-    inner->set("loop", loop_value);
+    inner->set("loop", loop_value, meter_);
     const Flow flow = run(s.body, inner, out);
     if (flow == Flow::kBreak) break;
     finished_one |= flow == Flow::kNext;
@@ -211,17 +219,17 @@ void Runtime::assign(const Expression& target, const Value& value, const ScopePt
     for (size_t i = 0; i < values.size(); ++i) assign(*target.parts[i], values[i], scope);
     return;
   }
-  if (target.attribute.empty()) return scope->set(target.name, value);
-  const Value* of = scope->find(target.name);
+  if (target.attribute.empty()) return scope->set(target.name, value, meter_);
+  const Value* of = scope->find(target.name, meter_);
   if (of == nullptr || !set_attribute(*of, target.attribute, value)) {
     fail("cannot assign attribute on non-namespace object");
   }
 }
 
 Value Runtime::make_macro(const std::shared_ptr<MacroShape>& shape, const ScopePtr& scope) {
+  meter_.step(1 + scopes_.size() / 64);
   // The macro holds the scope that holds it; the runtime takes the scope apart.
   if (std::find(scopes_.rbegin(), scopes_.rend(), scope) == scopes_.rend()) {
-    meter_.step(1 + scopes_.size() / 64);
     meter_.take(256);
     for (ScopePtr at = scope; at; at = at->parent) scopes_.push_back(at);
   }
@@ -238,8 +246,8 @@ Value Runtime::run_macro(const MacroShape& macro, const ScopePtr& around, Argume
     const bool explicit_caller = std::any_of(macro.parameters.begin(), macro.parameters.end(),
                                              [](const Parameter& p) { return p.name == "caller"; });
     if (!explicit_caller) {
-      Value caller = take_named(arguments, "caller", found);
-      scope->set("caller", found ? caller : make_undefined(&meter_, "No caller defined"));
+      Value caller = take_named(arguments, "caller", found, meter_);
+      scope->set("caller", found ? caller : make_undefined(&meter_, "No caller defined"), meter_);
     }
   }
   const size_t given = std::min(arguments.positional.size(), macro.parameters.size());
@@ -250,19 +258,19 @@ Value Runtime::run_macro(const MacroShape& macro, const ScopePtr& around, Argume
     if (found) {
       value = arguments.positional[i];
     } else {
-      value = take_named(arguments, p.name, found);
+      value = take_named(arguments, p.name, found, meter_);
     }
     if (!found) {
       value = p.standard ? evaluate(*p.standard, scope)
                          : make_undefined(&meter_, fmt::format("parameter {} was not provided",
                                                                repr_text(p.name)));
     }
-    scope->set(p.name, std::move(value));
+    scope->set(p.name, std::move(value), meter_);
   }
   if (macro.named) {
     std::vector<Pair> rest;
     for (auto& [key, value] : arguments.named) rest.emplace_back(text(key), std::move(value));
-    scope->set("kwargs", make_dict(&meter_, std::move(rest)));
+    scope->set("kwargs", make_dict(&meter_, std::move(rest)), meter_);
   } else if (!arguments.named.empty()) {
     fail_type(fmt::format("macro {} takes no keyword argument {}", name,
                           repr_text(arguments.named.front().first)));
@@ -270,7 +278,7 @@ Value Runtime::run_macro(const MacroShape& macro, const ScopePtr& around, Argume
   if (macro.more) {
     std::vector<Value> rest(arguments.positional.begin() + static_cast<std::ptrdiff_t>(given),
                             arguments.positional.end());
-    scope->set("varargs", make_tuple(&meter_, std::move(rest)));
+    scope->set("varargs", make_tuple(&meter_, std::move(rest)), meter_);
   } else if (arguments.positional.size() > macro.parameters.size()) {
     fail_type(
         fmt::format("macro {} takes not more than {} argument(s)", name, macro.parameters.size()));
@@ -280,12 +288,23 @@ Value Runtime::run_macro(const MacroShape& macro, const ScopePtr& around, Argume
   return out.to_value();
 }
 
+void Runtime::count_given(const Value& input) {
+  if (input.is(Kind::kText)) meter_.step(input.text().size() / 64);
+}
+
+void Runtime::count_given(const Arguments& arguments) {
+  meter_.step((arguments.positional.size() + arguments.named.size()) / 8);
+  for (const Value& each : arguments.positional) count_given(each);
+  for (const auto& [name, each] : arguments.named) count_given(each);
+}
+
 Value Runtime::call(const Value& callee, Arguments arguments) {
   if (callee.is(Kind::kUndefined)) fail_undefined(callee);
   if (!callee.is(Kind::kEntity)) {
     fail_type(fmt::format("'{}' object is not callable", type_name(callee)));
   }
   meter_.step();
+  count_given(arguments);
   const Value held = callee;  // a call may replace the name that it was made by
   return held.entity().call(*this, std::move(arguments));
 }
@@ -319,6 +338,7 @@ Value Runtime::item(const Value& of, const Value& key) {
     }
   }
   Value found;
+  count_given(key);
   if (key.is(Kind::kText) && method(*this, of, key.text(), found)) return found;
   return make_undefined(
       &meter_, key.is(Kind::kText)
@@ -328,6 +348,8 @@ Value Runtime::item(const Value& of, const Value& key) {
 
 Value Runtime::filter(const std::string& name, const Value& input, Arguments arguments) {
   meter_.step();
+  count_given(input);
+  count_given(arguments);
   Filter found = find_filter(name);
   if (found == nullptr) found = find_sequence_filter(name);
   if (found == nullptr) fail(fmt::format("No filter named {}.", repr_text(name)));
@@ -336,6 +358,7 @@ Value Runtime::filter(const std::string& name, const Value& input, Arguments arg
 
 bool Runtime::test(const std::string& name, const Value& input, Arguments arguments) {
   meter_.step();
+  count_given(arguments);
   const Test found = find_test(name);
   if (found == nullptr) fail(fmt::format("No test named {}.", repr_text(name)));
   return found(*this, input, arguments);

@@ -20,8 +20,8 @@ struct Scope {
   std::shared_ptr<Scope> parent;
   std::vector<std::pair<std::string, Value>> names;
 
-  void set(const std::string& name, Value value);
-  const Value* find(const std::string& name) const;  // here or around
+  void set(const std::string& name, Value value, Meter& meter);
+  const Value* find(const std::string& name, Meter& meter) const;  // here or around
 };
 using ScopePtr = std::shared_ptr<Scope>;
 
@@ -38,6 +38,9 @@ class Runtime {
   uint32_t line() const { return line_; }  // of what ran last: where an error came from
 
   Meter& meter() { return meter_; }
+  // What is given to a filter, a method or a function is read there, or copied.
+  void count_given(const Value& input);
+  void count_given(const Arguments& arguments);
   const std::tm& now() const { return now_; }
   Value evaluate(const Expression& e, const ScopePtr& scope);
   Flow run(const Body& body, const ScopePtr& scope, Sink& out);

@@ -24,6 +24,7 @@ class BoundMethod final : public Entity {
   }
   int depth() const override { return depth_; }
   Value call(Runtime& runtime, Arguments arguments) override {
+    runtime.count_given(self_);
     return function_(runtime, self_, arguments);
   }
 

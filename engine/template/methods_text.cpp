@@ -28,8 +28,9 @@ Value strip_method(Runtime& runtime, const Value& self, Arguments& a) {
   Parameters given(a, "strip", {"chars"});
   const bool blanks = given.get(0) == nullptr || given.get(0)->is(Kind::kNone);
   const std::string chars = blanks ? std::string() : given.text(0, "");
-  return runtime.text(std::string(strip(of(self), kSide, blanks ? nullptr : &chars)),
-                      self.markup());
+  return runtime.text(
+      std::string(strip(of(self), kSide, blanks ? nullptr : &chars, &runtime.meter())),
+      self.markup());
 }
 
 // Up to `most` cuts at white space.
@@ -64,10 +65,12 @@ Views split_blanks(std::string_view text, Int most, bool from_right) {
   return parts;
 }
 
-Views split_at(std::string_view text, std::string_view separator, Int most, bool from_right) {
+Views split_at(std::string_view text, std::string_view separator, Int most, bool from_right,
+               Meter& meter) {
   Views parts;
   while (most < 0 || static_cast<Int>(parts.size()) < most) {
-    const size_t cut = from_right ? find_last_text(text, separator) : find_text(text, separator, 0);
+    const size_t cut =
+        from_right ? find_last_text(text, separator, meter) : find_text(text, separator, 0, meter);
     if (cut == std::string_view::npos) break;
     if (from_right) {
       parts.push_back(text.substr(cut + separator.size()));
@@ -92,7 +95,8 @@ Value split_method(Runtime& runtime, const Value& self, Arguments& a) {
   }
   const std::string separator = given.text(0, "");
   if (separator.empty()) fail("empty separator");
-  return texts(runtime, split_at(of(self), separator, most, kRight), self.markup());
+  return texts(runtime, split_at(of(self), separator, most, kRight, runtime.meter()),
+               self.markup());
 }
 
 template <bool kRight>
@@ -100,8 +104,8 @@ Value partition_method(Runtime& runtime, const Value& self, Arguments& a) {
   Parameters given(a, "partition", {"sep"}, 1);
   const std::string separator = given.text(0, "");
   if (separator.empty()) fail("empty separator");
-  const size_t cut =
-      kRight ? find_last_text(of(self), separator) : find_text(of(self), separator, 0);
+  const size_t cut = kRight ? find_last_text(of(self), separator, runtime.meter())
+                            : find_text(of(self), separator, 0, runtime.meter());
   Views parts;
   if (cut == std::string_view::npos) {
     parts = kRight ? Views{"", "", of(self)} : Views{of(self), "", ""};
@@ -113,7 +117,9 @@ Value partition_method(Runtime& runtime, const Value& self, Arguments& a) {
 
 // self[start:end] as bytes of the text, the arguments of find and startswith; false: start is
 // behind the end.
-bool window(const Value& self, const Parameters& given, size_t& begin, size_t& end) {
+bool window(Runtime& runtime, const Value& self, const Parameters& given, size_t& begin,
+            size_t& end) {
+  if (!self.ascii()) runtime.meter().step(self.text().size() / 16);
   const Int size = static_cast<Int>(length(self));
   const auto at = [&](size_t i, Int otherwise) {
     if (given.get(i) == nullptr || given.get(i)->is(Kind::kNone)) return otherwise;
@@ -133,10 +139,11 @@ Value edge_method(Runtime& runtime, const Value& self, Arguments& a) {
   Parameters given(a, name, {"prefix", "start", "end"}, 1);
   const Value& what = *given.get(0);
   size_t begin = 0, end = 0;
-  const bool inside = window(self, given, begin, end);
+  const bool inside = window(runtime, self, given, begin, end);
   const std::string_view part = inside ? of(self).substr(begin, end - begin) : std::string_view();
   const auto matches = [&](const Value& edge) {
     runtime.meter().step();
+    runtime.count_given(edge);
     if (edge.is(Kind::kUndefined)) fail_undefined(edge);
     if (!edge.is(Kind::kText)) {
       fail_type(
@@ -157,9 +164,10 @@ Value find_method(Runtime& runtime, const Value& self, Arguments& a) {
   runtime.meter().step(self.text().size() / 16);
   size_t begin = 0, end = 0;
   size_t at = std::string_view::npos;
-  if (window(self, given, begin, end)) {
+  if (window(runtime, self, given, begin, end)) {
     const std::string_view part = of(self).substr(0, end);
-    at = kRight ? find_last_text(part, sub) : find_text(part, sub, begin);
+    at = kRight ? find_last_text(part, sub, runtime.meter())
+                : find_text(part, sub, begin, runtime.meter());
     if (kRight && at != std::string_view::npos && at < begin) at = std::string_view::npos;
   }
   if (at == std::string_view::npos) {
@@ -174,14 +182,13 @@ Value count_method(Runtime& runtime, const Value& self, Arguments& a) {
   const std::string sub = given.text(0, "");
   runtime.meter().step(self.text().size() / 16);
   size_t begin = 0, end = 0;
-  if (!window(self, given, begin, end)) return Value(Int{0});
+  if (!window(runtime, self, given, begin, end)) return Value(Int{0});
   const std::string_view part = of(self).substr(0, end);
   if (sub.empty()) return Value(static_cast<Int>(count_characters(part.substr(begin)) + 1));
   Int count = 0;
-  for (size_t at = find_text(part, sub, begin); at != std::string_view::npos;
-       at = find_text(part, sub, at + sub.size())) {
+  for (size_t at = find_text(part, sub, begin, runtime.meter()); at != std::string_view::npos;
+       at = find_text(part, sub, at + sub.size(), runtime.meter())) {
     ++count;
-    if (sub.size() >= 32) runtime.meter().step(sub.size() / 8);
   }
   return Value(count);
 }
@@ -228,6 +235,7 @@ Value zfill_method(Runtime& runtime, const Value& self, Arguments& a) {
   const Int missing = given.integer(0, 0) - static_cast<Int>(length(self));
   if (missing <= 0) return runtime.text(self.text());
   if (missing > (Int{1} << 28)) fail("a text is padded too far");
+  runtime.meter().step(static_cast<uint64_t>(missing) / 16);
   const bool sign = self.text().starts_with('+') || self.text().starts_with('-');
   Sink out(runtime.meter());
   if (sign) out += self.text()[0];
@@ -238,6 +246,7 @@ Value zfill_method(Runtime& runtime, const Value& self, Arguments& a) {
 
 Value lines_method(Runtime& runtime, const Value& self, Arguments& a) {
   Parameters given(a, "splitlines", {"keepends"});
+  runtime.meter().step(self.text().size() / 16);
   return texts(runtime, split_lines(of(self), given.flag(0, false)), self.markup());
 }
 
@@ -255,7 +264,7 @@ Value remove_edge_method(Runtime& runtime, const Value& self, Arguments& a) {
 template <std::string (*kMap)(std::string_view)>
 Value map_method(Runtime& runtime, const Value& self, Arguments& a) {
   Parameters given(a, "lower", {});
-  runtime.meter().step(1 + self.text().size() / 16);
+  runtime.meter().step(1 + self.text().size() / 4);
   return runtime.text(kMap(of(self)), self.markup());
 }
 
@@ -279,7 +288,8 @@ Value case_method(Runtime& runtime, const Value& self, Arguments& a) {
 
 Value ascii_method(Runtime&, const Value& self, Arguments&) { return Value(self.ascii()); }
 
-Value title_test(Runtime&, const Value& self, Arguments&) {
+Value title_test(Runtime& runtime, const Value& self, Arguments&) {
+  runtime.meter().step(self.text().size() / 16);
   bool any = false, inside = false;
   for (size_t at = 0; at < self.text().size();) {
     const LetterClass which = letter_class(next_char(self.text(), at));

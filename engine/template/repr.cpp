@@ -41,6 +41,7 @@ void append_range(const Range& range, Sink& out) {
 }
 
 void append_json_text(std::string_view text, bool ascii, Sink& out) {
+  out.meter().step(text.size() / 16);
   std::string part = "\"";
   const auto unit = [&](uint32_t code) { part += fmt::format("\\u{:04x}", code); };
   for (size_t at = 0; at < text.size();) {
@@ -266,6 +267,7 @@ void append_repr(const Value& value, Sink& out) {
       out += text_of_float(value.real());
       return;
     case Kind::kText:
+      out.meter().step(value.text().size() / 16);
       out += value.markup() ? "Markup(" + repr_text(value.text()) + ")" : repr_text(value.text());
       return;
     case Kind::kList:
@@ -292,7 +294,10 @@ void append_repr(const Value& value, Sink& out) {
 }
 
 std::string str(const Value& value, Meter& meter) {
-  if (value.is(Kind::kText)) return value.text();
+  if (value.is(Kind::kText)) {
+    meter.step(value.text().size() / 16);
+    return value.text();
+  }
   Sink out(meter);
   append_str(value, out);
   return out.release();

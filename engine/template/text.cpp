@@ -95,9 +95,19 @@ size_t byte_of(const Value& text, size_t index) {
   return text.ascii() ? std::min(index, text.text().size()) : byte_of(text.text(), index);
 }
 
-size_t find_text(std::string_view text, std::string_view part, size_t from) {
-  if (part.size() < 32 || from > text.size()) return text.find(part, from);
+size_t find_text(std::string_view text, std::string_view part, size_t from, Meter& meter) {
+  meter.step();
+  if (from > text.size() || part.size() > text.size() - from) return std::string_view::npos;
+  if (part.size() < 32) {
+    const size_t found = text.find(part, from);
+    meter.step((std::min(found, text.size()) - from) / 16);
+    return found;
+  }
   // The library's search takes the product of both sizes on repetitive texts: Knuth, Morris, Pratt.
+  meter.step(part.size() / 8);
+  const Bytes table = (part.size() + 1) * sizeof(uint32_t);
+  meter.take(table);
+  meter.give(table);
   std::vector<uint32_t> border(part.size() + 1, 0);
   size_t k = 0;
   for (size_t i = 1; i < part.size(); ++i) {
@@ -106,25 +116,34 @@ size_t find_text(std::string_view text, std::string_view part, size_t from) {
     border[i + 1] = static_cast<uint32_t>(k);
   }
   k = 0;
-  for (size_t i = from; i < text.size(); ++i) {
+  size_t i = from;
+  for (; i < text.size() && k < part.size(); ++i) {
     while (k > 0 && text[i] != part[k]) k = border[k];
     if (text[i] == part[k]) ++k;
-    if (k == part.size()) return i + 1 - k;
   }
-  return std::string_view::npos;
+  meter.step((i - from) / 16);
+  return k == part.size() ? i - k : std::string_view::npos;
 }
 
-size_t find_last_text(std::string_view text, std::string_view part) {
-  if (part.size() < 32) return text.rfind(part);
+size_t find_last_text(std::string_view text, std::string_view part, Meter& meter) {
+  if (part.size() < 32) {
+    const size_t found = text.rfind(part);
+    meter.step(1 + (text.size() - (found == std::string_view::npos ? 0 : found)) / 16);
+    return found;
+  }
+  meter.step(text.size() / 16);
+  meter.take(text.size() + part.size());
+  meter.give(text.size() + part.size());
   const std::string backwards(text.rbegin(), text.rend()), wanted(part.rbegin(), part.rend());
-  const size_t at = find_text(backwards, wanted, 0);
+  const size_t at = find_text(backwards, wanted, 0, meter);
   return at == std::string::npos ? at : text.size() - at - part.size();
 }
 
 bool is_blank(char32_t c) { return is_space(c) || (c >= 0x1C && c <= 0x1F); }
 
-std::string_view strip(std::string_view text, Side side, const std::string* of) {
+std::string_view strip(std::string_view text, Side side, const std::string* of, Meter* meter) {
   const auto goes = [&](char32_t c, std::string_view bytes) {
+    if (meter != nullptr) meter->step(1 + (of == nullptr ? 0 : of->size() / 16));
     return of == nullptr ? is_blank(c) : of->find(bytes) != std::string::npos;
   };
   size_t begin = 0, end = text.size();

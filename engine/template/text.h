@@ -40,14 +40,16 @@ size_t count_characters(std::string_view text);
 // The byte where character `index` begins; the end when there are fewer.
 size_t byte_of(const Value& text, size_t index);
 size_t byte_of(std::string_view text, size_t index);
-// As text.find(part, from), in linear time whatever they hold.
-size_t find_text(std::string_view text, std::string_view part, size_t from);
-size_t find_last_text(std::string_view text, std::string_view part);
+// As text.find(part, from), in linear time whatever they hold, which is counted.
+size_t find_text(std::string_view text, std::string_view part, size_t from, Meter& meter);
+size_t find_last_text(std::string_view text, std::string_view part, Meter& meter);
 
 bool is_blank(char32_t c);  // str.isspace
-// Without what is blank, or one of the characters of `of`, at its begin and its end.
+// Without what is blank, or one of the characters of `of`, at its begin and its end; what is looked
+// at is counted where there is a meter.
 enum class Side : uint8_t { kBoth, kLeft, kRight };
-std::string_view strip(std::string_view text, Side side, const std::string* of = nullptr);
+std::string_view strip(std::string_view text, Side side, const std::string* of = nullptr,
+                       Meter* meter = nullptr);
 std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends = false);
 
 enum class LetterClass : uint8_t { kNone, kLower, kUpper, kTitle, kUncased };

@@ -83,8 +83,7 @@ Text::Text(Meter* meter, std::string bytes, bool is_markup)
     : Object(meter, 96 + bytes.size()),
       text(std::move(bytes)),
       markup(is_markup),
-      ascii(std::all_of(text.begin(), text.end(),
-                        [](char c) { return static_cast<uint8_t>(c) < 0x80; })) {}
+      characters(count_characters(text)) {}
 
 Sequence::Sequence(Meter* meter, std::vector<Value> of)
     : Object(meter, bytes_of(of)), values(std::move(of)), depth(depth_over(values)) {}
@@ -130,7 +129,7 @@ const Value* Dict::find(const Value& key) const {
 }
 
 const Value* Dict::find(std::string_view key) const {
-  if (meter() != nullptr) meter()->step(pairs.size() / 8);
+  if (meter() != nullptr) meter()->step(pairs.size() / 8 + key.size() / 64);
   for (const auto& [name, value] : pairs) {
     if (name.is(Kind::kText) && name.text() == key) return &value;
   }
@@ -142,7 +141,7 @@ double Value::real() const {
 }
 const std::string& Value::text() const { return static_cast<const Text&>(*object_).text; }
 bool Value::markup() const { return is(Kind::kText) && static_cast<const Text&>(*object_).markup; }
-bool Value::ascii() const { return static_cast<const Text&>(*object_).ascii; }
+bool Value::ascii() const { return static_cast<const Text&>(*object_).characters == text().size(); }
 const std::vector<Value>& Value::items() const {
   return static_cast<const Sequence&>(*object_).values;
 }
@@ -154,6 +153,7 @@ Entity& Value::entity() const { return static_cast<Entity&>(*object_); }
 const Missing& Value::missing() const { return static_cast<const Missing&>(*object_); }
 
 Value make_text(Meter* meter, std::string text, bool markup) {
+  if (meter != nullptr) meter->step(text.size() / 64);
   return {Kind::kText, std::make_shared<Text>(meter, std::move(text), markup)};
 }
 Value make_list(Meter* meter, std::vector<Value> values) {
@@ -166,6 +166,7 @@ Value make_iterator(Meter* meter, std::vector<Value> values) {
   return {Kind::kIterator, std::make_shared<Iterator>(meter, std::move(values))};
 }
 Value make_undefined(Meter* meter, std::string message) {
+  if (meter != nullptr) meter->step(message.size() / 16);
   return {Kind::kUndefined, std::make_shared<Missing>(meter, std::move(message))};
 }
 
@@ -364,8 +365,7 @@ bool contains(const Value& container, const Value& item, Meter& meter) {
       fail_type(
           fmt::format("'in <string>' requires string as left operand, not {}", type_name(item)));
     }
-    meter.step(container.text().size() / 16);
-    return find_text(container.text(), item.text(), 0) != std::string::npos;
+    return find_text(container.text(), item.text(), 0, meter) != std::string::npos;
   }
   if (container.is(Kind::kDict)) return container.dict().find(item) != nullptr;
   if (!iterable(container)) {
@@ -398,7 +398,7 @@ size_t length(const Value& value) {
     case Kind::kUndefined:
       return 0;
     case Kind::kText:
-      return value.ascii() ? value.text().size() : count_characters(value.text());
+      return static_cast<const Text&>(*value.address()).characters;
     case Kind::kList:
     case Kind::kTuple:
       return value.items().size();

@@ -150,7 +150,8 @@ inline constexpr int kValueDepthMax = 400;
 struct Text final : Object {
   Text(Meter* meter, std::string bytes, bool is_markup);
   std::string text;
-  bool markup, ascii;
+  bool markup;
+  size_t characters;
 };
 
 struct Sequence final : Object {

@@ -84,7 +84,7 @@ std::string error_of(const std::function<void()>& run) {
 }
 
 TEST(Template, HostileOnesEndSoon) {
-  const std::vector<std::string> sources = {
+  std::vector<std::string> sources = {
       "{% for a in range(99999) %}{% for b in range(99999) %}{{ b }}{% endfor %}{% endfor %}",
       "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
       "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}"
@@ -119,11 +119,60 @@ TEST(Template, HostileOnesEndSoon) {
       "{{ " + std::string(100'000, '[') + "1 }}",
       "{{ not" + std::string(100, ' ') + "1" + std::string(50'000, '|') + " }}",
   };
+  // Work in proportion to texts or names, a hundred thousand times.
+  const auto repeated = [](const std::string& names, const std::string& work) {
+    return names + "{% for i in range(100000) %}{% if " + work +
+           " %}{% endif %}{% endfor %}{{ raise_exception('end') }}";
+  };
+  for (const char* work : {"b in 'y'",
+                           "b in b",
+                           "'y' in b",
+                           "b.strip(b)",
+                           "'y'.startswith(b)",
+                           "b.endswith(b)",
+                           "b.partition('y')",
+                           "b.rpartition(b)",
+                           "b.removeprefix(b)",
+                           "b.istitle()",
+                           "b.splitlines()",
+                           "b|trim(b)",
+                           "b|int",
+                           "b|float",
+                           "b|truncate(2000000)",
+                           "b|wordcount",
+                           "b is lower",
+                           "b|upper",
+                           "b|title",
+                           "b.swapcase()",
+                           "{}[b]",
+                           "[1]|map(attribute=b)|list",
+                           "'%s' % b",
+                           "'y'.zfill(3000000)",
+                           "'y'|center(3000000)",
+                           "[]|slice(50000)",
+                           "[1]|batch(200000, 2)",
+                           "joiner(b)",
+                           "b ~ b"}) {
+    sources.push_back(repeated("{% set b = 'x' * 3000000 %}", work));
+  }
+  for (const char* work : {"b|length == 1", "b", "b.strip(b)", "b.startswith('y', 1499999)"}) {
+    sources.push_back(repeated("{% set b = 'é' * 1500000 %}", work));
+  }
   for (const std::string& source : sources) {
     SCOPED_TRACE(source.substr(0, 200));
     const auto begin = std::chrono::steady_clock::now();
     EXPECT_NE(error_of([&] { render(source, {}, 64 * kMiB, 1'000'000); }), "no error");
     EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  }
+
+  std::string names, fields = "{% set n = namespace(a=1";
+  for (int i = 1000; i < 3000; ++i) names += "{% set n" + std::to_string(i) + " = 1 %}";
+  for (int i = 1000; i < 2500; ++i) fields += ", n" + std::to_string(i) + "=1";
+  for (const std::string& source :
+       {repeated(names, "n2999"), repeated(names, "n3000"), repeated(fields + ") %}", "n.n2499"),
+        repeated("", std::string(200'000, 'n'))}) {
+    const std::string error = error_of([&] { render(source, {}, 64 * kMiB, 1'000'000); });
+    EXPECT_NE(error.find("more steps"), std::string::npos) << error.substr(0, 200);
   }
 }
 
