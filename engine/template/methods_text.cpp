@@ -319,7 +319,7 @@ constexpr std::pair<const char*, Method> kMethods[] = {
     {"isalpha", all_method<is_alphabetic>},
     {"isascii", ascii_method},
     {"isdecimal", all_method<is_decimal>},
-    {"isdigit", all_method<is_decimal>},
+    {"isdigit", all_method<is_digit>},
     {"islower", case_method<LetterClass::kLower>},
     {"isnumeric", all_method<is_numeric>},
     {"isspace", all_method<is_blank>},

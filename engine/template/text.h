@@ -55,6 +55,7 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends 
 enum class LetterClass : uint8_t { kNone, kLower, kUpper, kTitle, kUncased };
 LetterClass letter_class(char32_t c);  // kUncased: a letter without case
 bool is_decimal(char32_t c);
+bool is_digit(char32_t c);  // decimals, and what stands for a digit elsewhere: ², ①
 bool is_alphabetic(char32_t c);
 bool is_printable(char32_t c);
 std::string to_upper(std::string_view text);

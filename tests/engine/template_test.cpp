@@ -74,6 +74,11 @@ TEST(Template, EqualsJinjaOnEveryGoldenCase) {
   EXPECT_GT(golden.at("cases").as_array().size(), 4000U);
 }
 
+TEST(Template, DigitsAreMoreThanDecimals) {
+  EXPECT_EQ(render("{{ '7²①'.isdigit() }} {{ '²'.isdecimal() }} {{ '½Ⅷ'.isdigit() }}", {}),
+            "True False False");
+}
+
 std::string error_of(const std::function<void()>& run) {
   try {
     run();
