@@ -81,7 +81,7 @@ std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
   if (field == "messages") return chat_of(*given);
   if (field == "prompt") {
     if (!given->is_string()) throw wrong(field, "not a text; give one");
-    return tokenizer_->encode(given->as_string());
+    return encode(field, given->as_string(), {});
   }
   std::vector<int32_t> ids;
   if (!given->is_array()) throw wrong(field, "not a list; give one like [1, 2, 3]");
@@ -108,7 +108,16 @@ std::vector<int32_t> RequestReader::chat_of(const json::value& messages) const {
   } catch (const Error& error) {  // whatever it is, it is this line's
     throw wrong("messages", error.what());
   }
-  return tokenizer_->encode(text, {.add_special = false});
+  return encode("messages", text, {.add_special = false});
+}
+
+std::vector<int32_t> RequestReader::encode(std::string_view field, std::string_view text,
+                                           const EncodeOptions& options) const {
+  try {
+    return tokenizer_->encode(text, options);
+  } catch (const Error& error) {  // a text that is too much for the tokenizer is this line's, too
+    throw wrong(field, error.what());
+  }
 }
 
 Bytes RequestReader::chat_memory() const { return chat_ ? chat_->memory() + messages_max_ : 0; }

@@ -36,6 +36,8 @@ class RequestReader {
   void need_tokenizer(std::string_view field, std::string_view instead) const;
   std::vector<int32_t> prompt_of(const json::object& line) const;
   std::vector<int32_t> chat_of(const json::value& messages) const;
+  std::vector<int32_t> encode(std::string_view field, std::string_view text,
+                              const EncodeOptions& options) const;
 
   models::ModelConfig config_;
   const Tokenizer* tokenizer_;

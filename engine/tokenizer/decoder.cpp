@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "engine/tokenizer/fields.h"
@@ -12,6 +13,7 @@ namespace {
 
 constexpr std::string_view kPart = "decoder";
 constexpr size_t kStepsMax = 16;
+constexpr size_t kGrownBytesMax = 4096;  // of a token that replacements make longer
 
 int hex_digit(char c) {
   if (c >= '0' && c <= '9') return c - '0';
@@ -72,7 +74,7 @@ void Decoder::add(const json::value& config, PatternBudget& budget) {
     step.kind = Kind::kByteFallback;
   } else if (type == "Replace") {
     step.kind = Kind::kReplace;
-    step.content = std::string(string_at(object, "content", kPart));
+    step.content = content_of(string_at(object, "content", kPart), kPart);
     step.pattern = pattern_of(object, kPart, budget);
   } else {
     refuse_part(kPart, fmt::format("the type {}", type));
@@ -113,7 +115,10 @@ void DecoderRun::feed(size_t at, std::string_view text, std::string& out) {
     case Decoder::Kind::kMetaspace:
       return feed_metaspace(at, text, out);
     case Decoder::Kind::kReplace:
-      return feed(at + 1, replace_all(*step.pattern, step.content, text), out);
+      return feed(
+          at + 1,
+          replace_all(*step.pattern, step.content, text, std::max(text.size(), kGrownBytesMax)),
+          out);
     case Decoder::Kind::kJoin:
       if (states_[at].items++ > 0) out += ' ';
       return feed(at + 1, text, out);

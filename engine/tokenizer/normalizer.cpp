@@ -12,19 +12,28 @@ namespace headrace::engine {
 namespace {
 
 constexpr std::string_view kPart = "normalizer";
-// What one match or one text may grow by: keeps a hostile file from making gigabytes of a line.
+// What one match or one text may grow by: keeps a hostile file from making gigabytes of a line. The
+// longest normal form of a character has 11 times its bytes.
 constexpr size_t kContentBytesMax = 64;
 constexpr size_t kStepsMax = 16;
 constexpr size_t kTextBytesMax = size_t{1} << 30;
+constexpr size_t kGrowthMax = 16, kGrowthFree = size_t{1} << 16;
 
-std::string content_of(std::string_view text) {
-  if (text.size() > kContentBytesMax) {
-    refuse_part(kPart, fmt::format("an insertion of {} bytes", text.size()));
-  }
-  return std::string(text);
+[[noreturn]] void fail_growth(size_t bytes) {
+  throw Error(ErrorCode::kFailed,
+              fmt::format("tokenizer: it makes more than {} bytes of a text; shorten the text, or "
+                          "take tokenizer.json from its source anew",
+                          bytes));
 }
 
 }  // namespace
+
+std::string content_of(std::string_view text, std::string_view part) {
+  if (text.size() > kContentBytesMax) {
+    refuse_part(part, fmt::format("an insertion of {} bytes", text.size()));
+  }
+  return std::string(text);
+}
 
 Pattern pattern_of(const json::object& owner, std::string_view part, PatternBudget& budget) {
   const json::value* value = owner.if_contains("pattern");
@@ -36,13 +45,15 @@ Pattern pattern_of(const json::object& owner, std::string_view part, PatternBudg
   return Pattern::regex(string_at(pattern, "Regex", part), budget);
 }
 
-std::string replace_all(const Pattern& pattern, std::string_view content, std::string_view text) {
+std::string replace_all(const Pattern& pattern, std::string_view content, std::string_view text,
+                        size_t most) {
   std::vector<Span> spans;
   pattern.find_all(text, spans);
   std::string out;
   out.reserve(text.size());
   for (const Span& span : spans) {
     out += span.matched ? content : text.substr(span.begin, span.end - span.begin);
+    if (out.size() > most) fail_growth(most);
   }
   return out;
 }
@@ -70,10 +81,10 @@ void Normalizer::add(const json::value& config, PatternBudget& budget) {
     step.kind = Kind::kLowercase;
   } else if (type == "Prepend") {
     step.kind = Kind::kPrepend;
-    step.content = content_of(string_at(object, "prepend", kPart));
+    step.content = content_of(string_at(object, "prepend", kPart), kPart);
   } else if (type == "Replace") {
     step.kind = Kind::kReplace;
-    step.content = content_of(string_at(object, "content", kPart));
+    step.content = content_of(string_at(object, "content", kPart), kPart);
     step.pattern = pattern_of(object, kPart, budget);
   } else {
     refuse_part(kPart, fmt::format("the type {}", type));
@@ -82,6 +93,7 @@ void Normalizer::add(const json::value& config, PatternBudget& budget) {
 }
 
 std::string Normalizer::apply(std::string_view text) const {
+  const size_t most = std::min(kTextBytesMax, kGrowthMax * text.size() + kGrowthFree);
   std::string now(text);
   for (const Step& step : steps_) {
     switch (step.kind) {
@@ -95,15 +107,10 @@ std::string Normalizer::apply(std::string_view text) const {
         if (!now.empty()) now.insert(0, step.content);
         break;
       case Kind::kReplace:
-        now = replace_all(*step.pattern, step.content, now);
+        now = replace_all(*step.pattern, step.content, now, most);
         break;
     }
-    if (now.size() > kTextBytesMax) {
-      throw Error(ErrorCode::kFailed,
-                  fmt::format("tokenizer: normalisation makes {} bytes of a text of {}; shorten "
-                              "the text",
-                              now.size(), text.size()));
-    }
+    if (now.size() > most) fail_growth(most);
   }
   return now;
 }

@@ -40,7 +40,10 @@ class Normalizer {
 
 // {"String": …} or {"Regex": …}
 Pattern pattern_of(const json::object& owner, std::string_view part, PatternBudget& budget);
-// `text` with each match replaced.
-std::string replace_all(const Pattern& pattern, std::string_view content, std::string_view text);
+// What takes the place of a match; throws kUnsupported for one that is long.
+std::string content_of(std::string_view text, std::string_view part);
+// `text` with each match replaced. Throws kFailed where that makes more than `most` bytes.
+std::string replace_all(const Pattern& pattern, std::string_view content, std::string_view text,
+                        size_t most);
 
 }  // namespace headrace::engine

@@ -8,6 +8,7 @@
 #include "engine/tokenizer/added_tokens.h"
 #include "engine/tokenizer/bpe.h"
 #include "engine/tokenizer/decoder.h"
+#include "engine/tokenizer/fields.h"
 #include "engine/tokenizer/normalizer.h"
 #include "engine/tokenizer/post_processor.h"
 #include "engine/tokenizer/pre_tokenizer.h"
@@ -91,6 +92,9 @@ std::vector<AddedToken> BpeTokenizer::with_normal_forms(std::vector<AddedToken> 
       throw Error(
           ErrorCode::kFormat,
           fmt::format("added_tokens: nothing is left of {:?} when normalised", token.content));
+    }
+    if (normal.size() > 3 * token.content.size() + 64) {  // memory_bound() counts on less
+      refuse_part("added_tokens", fmt::format("a normal form of {} bytes", normal.size()));
     }
     if (normal != token.content) token.normal = std::move(normal);
   }

@@ -393,6 +393,18 @@ class Resuming(BatchCase):
             end(process, signal.SIGKILL)
 
 
+    def test_a_prompt_that_the_tokenizer_refuses_is_its_lines_error(self):
+        model = self.copy_model(MODEL)
+        file = json.loads((model / "tokenizer.json").read_text())
+        grow = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 64}
+        file["normalizer"] = {"type": "Sequence", "normalizers": [grow] * 5}
+        (model / "tokenizer.json").write_text(json.dumps(file))
+        good = {"id": "good", "ids": [1, 2], "max_tokens": 2, "ignore_eos": True}
+        results, _ = self.batch([{"id": "bad", "prompt": "aaaa"}, good], model=model)
+        self.assertIn("tokenizer", results[("error", 1)]["error"]["message"])
+        self.assertEqual(len(results['"good"']["token_ids"]), 2)
+
+
 class Experts(BatchCase):
     def test_any_budget_and_number_at_a_time(self):
         rng = random.Random(SEED)

@@ -389,6 +389,37 @@ TEST(TokenizerFile, LimitsHostileExpressions) {
   expect_refused(file, ErrorCode::kUnsupported, "regular expression");
 }
 
+TEST(TokenizerFile, LimitsWhatTextGrowsTo) {
+  const auto replace = [](size_t size) {
+    return json::object{{"type", "Replace"},
+                        {"pattern", json::object{{"String", "a"}}},
+                        {"content", std::string(size, 'a')}};
+  };
+  const auto steps = [&](const char* name, size_t size, size_t count) {
+    return json::object{{"type", "Sequence"}, {name, json::array(count, replace(size))}};
+  };
+  json::value file = small_file();
+  file.at("normalizer") = steps("normalizers", 64, 2);
+  EXPECT_EQ(load_text(to_text(file))->encode("aaaa").size(), 4U * 64 * 64);
+  file.at("normalizer") = steps("normalizers", 64, 5);
+  const auto grows = load_text(to_text(file));
+  EXPECT_THROW(grows->encode("aaaa"), Error);
+  json::object& token = file.at("added_tokens").at(0).as_object();
+  token["normalized"] = true;
+  token["content"] = "aaaa";
+  file.at("normalizer") = replace(64);
+  expect_refused(file, ErrorCode::kUnsupported, "added_tokens");
+
+  file = small_file();
+  file.at("model").at("vocab").as_object()[std::string(65'536, 'a')] = 3;
+  file.at("decoder") = steps("decoders", 64, 2);
+  const auto decodes = load_text(to_text(file));
+  EXPECT_EQ(decodes->decode(std::vector<int32_t>{0, 1}).size(), 64U * 64 + 1);
+  EXPECT_THROW(decodes->decode(std::vector<int32_t>{3}), Error);
+  file.at("decoder") = replace(60 * 1024);
+  expect_refused(file, ErrorCode::kUnsupported, "decoder");
+}
+
 TEST(SyntheticTokenizer, HasExactlyTheIdsAskedFor) {
   for (const uint64_t size : {258, 259, 300, 1000, 20'000}) {
     SCOPED_TRACE(size);
