@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/text.h"
 
 namespace headrace {
 namespace {
@@ -71,7 +72,7 @@ class Builder {
     const auto read = std::from_chars(text_.data(), text_.data() + text_.size(), exact);
     if (read.ec == std::errc{}) value = exact;  // out of range: infinite, or as good as zero
     if (!std::isfinite(value)) {
-      return refuse(fmt::format("number {} is not finite", quoted(text_)), ec);
+      return refuse(fmt::format("number {} is not finite", shortened(text_)), ec);
     }
     return number(value, ec);
   }
@@ -93,7 +94,7 @@ class Builder {
     }
     const auto [at, added] = open_.back()->get_object().emplace(key_, std::move(value));
     if (!added) {
-      refuse(fmt::format("key \"{}\" appears twice in an object", quoted(key_)), ec);
+      refuse(fmt::format("key \"{}\" appears twice in an object", shortened(key_)), ec);
       return nullptr;
     }
     key_.clear();
@@ -109,11 +110,6 @@ class Builder {
   bool number(Number value, json::error_code& ec) {
     text_.clear();
     return add(json::value(value), ec) != nullptr;
-  }
-  // What the file says, cut short; what is wrong with it must stay in sight.
-  static std::string quoted(const std::string& text) {
-    constexpr size_t kQuotedMax = 120;
-    return text.size() > kQuotedMax ? text.substr(0, kQuotedMax) + "…" : text;
   }
   bool refuse(std::string reason, json::error_code& ec) {
     reason_ = std::move(reason);

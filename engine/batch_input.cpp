@@ -7,6 +7,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "core/text.h"
+#include "engine/tokenizer/unicode.h"
 
 namespace headrace::engine {
 
@@ -111,8 +113,12 @@ void BatchInput::add_demand(const Request& request, Bytes line_bytes) {
 }
 
 std::string BatchInput::error_line(const std::string& id, uint64_t number, const Error& error) {
-  json::object what{{"message", error.what()}, {"line", number}};
-  if (!error.field().empty()) what["field"] = error.field();
+  // The next run reads it again: it must be UTF-8, and no longer than lines may be.
+  constexpr size_t kMessageMax = 4096;
+  std::string storage;
+  json::object what{{"message", shortened(to_utf8(error.what(), storage), kMessageMax)},
+                    {"line", number}};
+  if (!error.field().empty()) what["field"] = shortened(error.field());
   return fmt::format("{{\"id\":{},\"error\":{}}}", id, to_text(what));
 }
 

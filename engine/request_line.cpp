@@ -6,6 +6,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "core/text.h"
 #include "engine/line_file.h"
 #include "engine/sampling_json.h"
 
@@ -44,13 +45,16 @@ json::object RequestReader::parse(std::string_view line) {
 }
 
 std::optional<std::string> RequestReader::id_of(const json::object& line) {
+  constexpr size_t kIdMax = kMiB;  // it must fit into a line of the results
   const json::value* id = line.if_contains("id");
-  const bool usable = id != nullptr && (id->is_string() || id->is_int64() || id->is_uint64());
+  const bool usable = id != nullptr && (id->is_int64() || id->is_uint64() ||
+                                        (id->is_string() && id->get_string().size() <= kIdMax));
   return usable ? std::optional(to_text(*id)) : std::nullopt;
 }
 
 Request RequestReader::read(const json::object& line) const {
-  if (!id_of(line)) throw wrong("id", "a text or a whole number is wanted; add it");
+  if (!id_of(line))
+    throw wrong("id", "a text of at most 1 MiB or a whole number is wanted; add it");
   Request request;
   request.sampling = parse_sampling(line, defaults_, kOthers, config_.vocab_size);
   if (!request.sampling.stop.empty()) need_tokenizer("stop", "stop_token_ids");
@@ -90,7 +94,7 @@ std::vector<int32_t> RequestReader::prompt_of(const json::object& line) const {
     const int64_t id = item.is_int64() ? item.as_int64() : -1;
     if (id < 0 || static_cast<uint64_t>(id) >= config_.vocab_size) {
       throw wrong(field, fmt::format("{} is no token of the model; give whole numbers from 0 to {}",
-                                     to_text(item), config_.vocab_size - 1));
+                                     shortened(to_text(item)), config_.vocab_size - 1));
     }
     ids.push_back(static_cast<int32_t>(id));
   }

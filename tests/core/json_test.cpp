@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/random.h"
+#include "core/text.h"
 #include "tests/support/seed.h"
 #include "tests/support/temp_folder.h"
 
@@ -66,6 +67,10 @@ TEST(Json, SaysWhatIsWrongBehindALongQuotation) {
   EXPECT_TRUE(contains(refusal("[" + digits + "]"), "… is not finite"));
   EXPECT_TRUE(contains(refusal("{\"" + key + "\":1,\"" + key + "\":2}"), "twice"));
   EXPECT_LT(refusal("[" + digits + "]").size(), 300u);
+  const std::string wide = std::string(119, 'k') + "\xc3\xa9\xc3\xa9";  // byte 120 is inside of é
+  EXPECT_TRUE(contains(refusal("{\"" + wide + "\":1,\"" + wide + "\":2}"), "kk…\" appears"));
+  EXPECT_EQ(shortened(wide, 121), wide.substr(0, 121) + "…");
+  EXPECT_EQ(shortened(wide, wide.size()), wide);
 }
 
 TEST(Json, RefusesWhatIsNotFinite) {

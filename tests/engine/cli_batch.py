@@ -393,6 +393,19 @@ class Resuming(BatchCase):
             end(process, signal.SIGKILL)
 
 
+    def test_errors_of_any_line_can_be_gone_on_from(self):
+        wide = "k" * 119 + "é" * 3
+        long = "x" * (8 * MIB - 100)
+        bad = [f'{{"id": 1, "ids": [1], "{wide}": 1, "{wide}": 2}}'.encode(), {"id": 2, "ids": [long]},
+               {"id": long, "prompt": 1}]
+        results, summary = self.batch(bad)
+        self.assertEqual(len(results), 3)
+        self.assertEqual(summary["batch"]["errors"], 3)
+        self.assertLess((self.folder / "out.jsonl").stat().st_size, 1000)
+        again, summary = self.batch(bad)
+        self.assertEqual(again, results)
+        self.assertEqual(summary["batch"]["kept"], 3)
+
     def test_a_prompt_that_the_tokenizer_refuses_is_its_lines_error(self):
         model = self.copy_model(MODEL)
         file = json.loads((model / "tokenizer.json").read_text())
