@@ -232,6 +232,7 @@ void adopt_plan(Planned& planned, const SessionOptions& options) {
   }
   if (plan.kv_blocks < w.needs.kv_blocks) refuse("the plan has too little KV for these requests");
   scheduler::verify(plan, w);
+  plan.numerics = w.numerics;  // of what runs, whatever the text says
   if (plan.kv.block_bytes != w.needs.kv_layer_block) {
     refuse(fmt::format("the plan has keys and values in blocks of {} bytes, not {}",
                        plan.kv.block_bytes, w.needs.kv_layer_block));
@@ -260,6 +261,15 @@ void adopt_plan(Planned& planned, const SessionOptions& options) {
   if (needed > std::max(plan.budget, planned.budgets.memory)) {
     refuse(fmt::format("this run takes {} with the plan, more than {}", format_bytes(needed),
                        format_bytes(std::max(plan.budget, planned.budgets.memory))));
+  }
+  if (const Bytes there = available_memory(); !options.memory && needed > there) {
+    throw Error(ErrorCode::kInfeasible,
+                fmt::format("{}: the plan takes {}, but this machine has {}; make one for it with "
+                            "`headrace plan -o`",
+                            options.plan_file, format_bytes(needed), format_bytes(there)))
+        .at_path(options.plan_file)
+        .at_field("--plan")
+        .requiring(needed);
   }
   plan.budget = std::max(plan.budget, needed);
   m.slack += plan.budget - needed;

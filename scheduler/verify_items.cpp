@@ -116,11 +116,11 @@ void Items::check_areas() {
     add_area("a resident", r.tier, r.offset, 1, chunk_bytes(r.object, r.chunk));
   }
   for (const Ring& ring : p_.rings) {
-    if (ring.slots == 0) fail("a ring without slots");
+    if (ring.slots == 0 || ring.slot_bytes == 0) fail("a ring without slots");
     add_area("a ring", ring.tier, ring.offset, ring.slots, ring.slot_bytes);
   }
   for (const Pool& pool : p_.pools) {
-    if (pool.slots == 0) fail("a pool without slots");
+    if (pool.slots == 0 || pool.slot_bytes == 0) fail("a pool without slots");
     add_area("a pool", pool.tier, pool.offset, pool.slots, pool.slot_bytes);
   }
   for (auto& areas : areas_) {

@@ -1,7 +1,8 @@
 // What happens before what. Tasks of the enter round and of three steady rounds are walked by the
 // one rule of order; each gets a clock that says how far every lane is known to be when it starts.
 // Then every slot of a ring is looked at: who wrote it, who read it, and whether the clocks put the
-// reads between their write and the next.
+// reads between their write and the next. Transfers of a lane start in order and end in any, so
+// that what waits for one must name it: a later one of its lane does not stand for it.
 //
 // Three rounds stand for all: slots advance by the same step every round, a round's transfers start
 // after the computations of the round before, and what is read was written in this round or the one
@@ -85,6 +86,7 @@ class Order {
   void check_enter();
   void walk();
   bool try_task(int32_t r, uint32_t task, const Clock& lane);
+  bool names(int32_t r, uint32_t task, int32_t target, uint32_t of) const;
   void check_rounds();
   void collect();
   void touch(const Slot& slot, bool writes, int32_t r, uint32_t task, ObjectId object,
@@ -196,6 +198,17 @@ bool Order::try_task(int32_t r, uint32_t t, const Clock& lane) {
   return true;
 }
 
+// Whether one of the task's own edges is to task `of` of round `target`.
+bool Order::names(int32_t r, uint32_t task, int32_t target, uint32_t of) const {
+  const Round& round = round_of(r);
+  const Range& after = round.tasks[task].after;
+  return std::any_of(
+      round.after.begin() + after.begin, round.after.begin() + after.end, [&](const TaskRef& ref) {
+        const bool of_enter = r >= 0 && r + ref.round < 0;
+        return r + ref.round == target && (of_enter ? match_.of_task[ref.task] : ref.task) == of;
+      });
+}
+
 // A transfer never runs more than a round ahead of the computations.
 void Order::check_rounds() {
   if (steady_.tasks[0].empty()) return;
@@ -288,10 +301,16 @@ void Order::check_read(const Touch& read, size_t begin, size_t writes, std::vect
   if (write->round < read.round - 1) {
     return fail("{} task {} reads what an earlier round left", round, read.task);
   }
+  if (!names(read.round, read.task, write->round, write->task)) {
+    return fail("{} task {} does not wait for {} chunk {} itself", round, read.task, name,
+                read.chunk);
+  }
   if (after == last) return;
   const Clock& next = clocks_[instance(after->round, after->task)];
-  const size_t reader = lane_of(round_of(read.round).tasks[read.task]);
-  if (next[reader] <= read.position) {
+  const Task& reader = round_of(read.round).tasks[read.task];
+  const bool is_done = is_transfer(reader) ? names(after->round, after->task, read.round, read.task)
+                                           : next[lane_of(reader)] > read.position;
+  if (!is_done) {
     fail("{} task {} may overwrite {} chunk {} while it is read",
          after->round < 0 ? "enter" : "steady", after->task, name, read.chunk);
   }
@@ -302,9 +321,7 @@ void Order::check_enter_copies() {
   for (uint32_t t = 0; t < p_.enter.tasks.size(); ++t) {
     const Task& task = p_.enter.tasks[t];
     if (task.kind != TaskKind::kCopy || task.from.space != Space::kResident) continue;
-    const uint32_t load = match_.of_resident[task.from.index];
-    const size_t lane = lane_of(p_.enter.tasks[load]);
-    if (clocks_[instance(-1, t)][lane] <= position(-1, load)) {
+    if (!names(-1, t, -1, match_.of_resident[task.from.index])) {
       fail("enter task {} copies before it is loaded", t);
     }
   }

@@ -105,6 +105,28 @@ std::vector<Mutation> of_edges_and_slots() {
          add_edge(p.steady, *t, {static_cast<uint32_t>(t - p.steady.tasks.data()), 0});
          return true;
        }},
+      {"a pool of nothing that nobody uses",
+       [](Plan& p, const Workload&, Random&) {
+         p.pools.push_back({.tier = Tier::kHost, .slots = 1u << 30, .slot_bytes = 0});
+         return true;
+       }},
+      {"an edge to a transfer leads to the one after it",
+       [](Plan& p, const Workload&, Random& r) {
+         std::vector<std::pair<uint32_t, uint32_t>> edges;  // index in after, task that follows
+         for (uint32_t e = 0; e < p.steady.after.size(); ++e) {
+           const TaskRef& ref = p.steady.after[e];
+           if (ref.round != 0 || !moves(p.steady.tasks[ref.task])) continue;
+           for (uint32_t t = ref.task + 1; t < p.steady.tasks.size(); ++t) {
+             if (p.steady.tasks[t].lane != p.steady.tasks[ref.task].lane) continue;
+             edges.emplace_back(e, t);
+             break;
+           }
+         }
+         if (edges.empty()) return false;
+         const auto [edge, next] = edges[r.below(edges.size())];
+         p.steady.after[edge].task = next;
+         return true;
+       }},
       {"an edge leads out of the round",
        [](Plan& p, const Workload&, Random& r) {
          if (p.steady.after.empty()) return false;
