@@ -17,8 +17,6 @@ namespace {
 // Of a line's bytes, while it is read: itself, its JSON (a list of one-digit ids takes 2 bytes an
 // item there and 16 here, twice while it grows), its text and its tokens.
 constexpr Bytes kPerLineByte = 32;
-// Of a generated token, while its request's line is written: JSON values, then their text.
-constexpr Bytes kPerToken = 96, kPerLogprob = 320;
 
 bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\v\f") == std::string_view::npos;
@@ -106,10 +104,8 @@ void BatchInput::add_demand(const Request& request, Bytes line_bytes) {
   Generator::add_demand(demand_, request);
   const SamplingParams& s = request.sampling;
   longest_ = std::max<uint64_t>(longest_, request.prompt.size() + s.max_tokens);
-  const Bytes tokens = Bytes{s.n} * s.max_tokens;
-  tokens_wanted_ += tokens;
-  const Bytes each = kPerToken + (s.logprobs ? (Bytes{*s.logprobs} + 1) * kPerLogprob : 0);
-  demand_.held = std::max(demand_.held, line_bytes * kPerLineByte + tokens * each);
+  tokens_wanted_ += Bytes{s.n} * s.max_tokens;
+  demand_.held = std::max(demand_.held, line_bytes * kPerLineByte + Generator::output_bytes(s));
 }
 
 std::string BatchInput::error_line(const std::string& id, uint64_t number, const Error& error) {

@@ -64,6 +64,12 @@ void Generator::add_demand(Demand& demand, const Request& request) {
   demand.held_per_token = std::max(demand.held_per_token, Demand{}.held_per_token + logprobs);
 }
 
+Bytes Generator::output_bytes(const SamplingParams& sampling) {
+  constexpr Bytes kPerToken = 96, kPerLogprob = 320;  // JSON values, then their text
+  const Bytes logprobs = sampling.logprobs ? (Bytes{*sampling.logprobs} + 1) * kPerLogprob : 0;
+  return Bytes{sampling.n} * sampling.max_tokens * (kPerToken + logprobs);
+}
+
 Demand Generator::demand(const std::vector<Request>& requests) {
   Demand demand;
   for (const Request& request : requests) add_demand(demand, request);
@@ -156,6 +162,9 @@ void Generator::add_rows(size_t index, uint32_t count, bool output) {
   const bool room = session_.kv().grow(active.sequence, uint64_t{active.fed} + count);
   HEADRACE_ASSERT(room, "a request that runs has to stop for room");
   const std::vector<int32_t>& prompt = active.request->prompt;
+  if (active.fed < prompt.size()) {
+    timings_.prefill_tokens += std::min<uint64_t>(count, prompt.size() - active.fed);
+  }
   for (uint32_t i = 0; i < count; ++i) {
     tokens_.push_back(active.fed < prompt.size()
                           ? prompt[active.fed]

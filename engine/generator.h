@@ -68,6 +68,7 @@ class RequestList final : public RequestSource, public TokenSink {
 struct GeneratorTimings {
   double prefill_s = 0, decode_s = 0;  // passes with prompt rows; passes without
   uint64_t prompt_tokens = 0, generated_tokens = 0;
+  uint64_t prefill_tokens = 0;  // of prompts, computed
   uint64_t reused_tokens = 0;  // of prompts: computed for another request that begins alike
   uint64_t decode_tokens = 0;  // sampled in passes without prompt rows
   uint64_t passes = 0;
@@ -86,6 +87,8 @@ class Generator {
   static void check(const models::ModelConfig& config, std::vector<Request>& requests);
   static Demand demand(const std::vector<Request>& requests);
   static void add_demand(Demand& demand, const Request& request);
+  // What the outputs of a request take once they have ended: tokens, and JSON until it is written.
+  static Bytes output_bytes(const SamplingParams& sampling);
 
   // Runs all to their end. `sink` may be null. `stopped` is looked at between passes (a signal).
   std::vector<Completion> run(const std::vector<Request>& requests, TokenSink* sink = nullptr,

@@ -10,6 +10,7 @@ namespace headrace::engine {
 
 struct RunTimings {
   double prefill_s = 0, decode_s = 0;
+  // Of prompts those that were computed: what requests share is computed once.
   uint64_t prompt_tokens = 0, decode_tokens = 0, passes = 0;
 };
 

@@ -342,6 +342,7 @@ TokenLogprobs Sampler::logprobs(std::span<const float> logits, int32_t id, uint3
   if (k == 0) return result;
   std::vector<Candidate> best;
   select_top(logits, std::min<size_t>(k, logits.size()), best);
+  result.top.reserve(best.size());
   for (const Candidate& c : best) {
     result.top.push_back({static_cast<int32_t>(c.id), logprob(c.logit)});
   }

@@ -158,7 +158,7 @@ void run_bench(const Flags& flags, const Common& common) {
     if (i == 0) continue;
     Repeat& r = repeats[i - 1];
     const GeneratorTimings& t = generator.timings();
-    if (t.prefill_s > 0) r.prefill = static_cast<double>(t.prompt_tokens) / t.prefill_s;
+    if (t.prefill_s > 0) r.prefill = static_cast<double>(t.prefill_tokens) / t.prefill_s;
     if (t.decode_s > 0) r.decode = static_cast<double>(t.decode_tokens) / t.decode_s;
     r.ceiling.read_bytes_per_s = (before + memory_rate(session)) / 2;
     r.ceiling.disk_bytes_per_s = disk_rate(session, flags.run, k);

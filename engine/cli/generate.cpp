@@ -155,6 +155,15 @@ void note_lengths(const std::vector<Request>& requests, const GenerateFlags& fla
   }
 }
 
+// All outputs are kept to the end; up to a mebibyte of them is within the base.
+Demand demand_with_outputs(const std::vector<Request>& requests) {
+  Demand demand = Generator::demand(requests);
+  Bytes outputs = 0;
+  for (const Request& request : requests) outputs += Generator::output_bytes(request.sampling);
+  demand.held += outputs - std::min(outputs, kMiB);
+  return demand;
+}
+
 void run_generate(const GenerateFlags& flags, const Common& common) {
   ModelFolder folder = open_model(flags.model);
   RouteTrace routes(flags.route_trace);
@@ -167,7 +176,7 @@ void run_generate(const GenerateFlags& flags, const Common& common) {
   std::vector<Request> requests =
       requests_of(flags, folder, tokenizer.get(), unsupported, options, memory);
   Generator::check(folder.config, requests);
-  Session session(std::move(folder), memory, std::move(options), Generator::demand(requests));
+  Session session(std::move(folder), memory, std::move(options), demand_with_outputs(requests));
   bar.finish();
   note_device(flags.run, common);
   warn_of_settings(session.folder(), common);

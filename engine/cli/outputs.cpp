@@ -68,7 +68,7 @@ json::value logprobs_json(const std::vector<TokenLogprobs>& tokens) {
 RunTimings run_timings(const GeneratorTimings& t) {
   return {.prefill_s = t.prefill_s,
           .decode_s = t.decode_s,
-          .prompt_tokens = t.prompt_tokens,
+          .prompt_tokens = t.prefill_tokens,
           .decode_tokens = t.decode_tokens,
           .passes = t.passes};
 }

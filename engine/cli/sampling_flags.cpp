@@ -63,7 +63,7 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& f) {
     return command.add_option(name, value, text)->group(group);
   };
   command.add_option("-n,--max-tokens", f.max_tokens, "tokens to generate (default 256)");
-  add("--min-tokens", f.min_tokens, "do not end before so many tokens (default 0)");
+  add("--min-tokens", f.min_tokens, "no end token or stop id before so many tokens (default 0)");
   command.add_flag("--ignore-eos", f.ignore_eos, "go on past the end token");
   add("--temperature", f.temperature, "0: greedy (default)");
   add("--top-k", f.top_k, "sample among the K most likely (0: off)");

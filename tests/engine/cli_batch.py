@@ -144,7 +144,9 @@ class Batches(BatchCase):
         self.assertGreater(len({tuple(o["token_ids"]) for o in outputs}), 1)
         self.assertEqual(outputs[0]["token_ids"], results["2"]["token_ids"])
         self.assertEqual(results["1"]["usage"], {"prompt_tokens": 69, "completion_tokens": 24})
-        self.assertEqual(summary["timings"]["reused_tokens"], 4 * 64)
+        timings = summary["timings"]
+        self.assertEqual(timings["reused_tokens"], 4 * 64)
+        self.assertAlmostEqual(timings["prefill_tokens_per_second"] * timings["prefill_s"], 5 * 69 - 4 * 64, places=3)
         greedy, _ = self.batch([{**line, "n": 3, "temperature": 0}], out="greedy.jsonl")
         self.assertEqual(len({tuple(o["token_ids"]) for o in greedy["1"]["outputs"]}), 1)
 

@@ -3,6 +3,7 @@ import array
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import time
@@ -214,6 +215,20 @@ class Contract(Checks):
         self.refused(1, "generate", MODEL, "--ids", "1", "--plan", plan, names=["another model"])
         self.refused(1, *run_flags, "--plan", plan, "--memory", "40MiB", names=["--memory"])
 
+    def test_a_plan_is_held_to_what_runs_and_to_the_machine(self):
+        plan, run_flags = self.folder / "plan.txt", ("generate", large(), "--ids", "1,2,3", "-n", "6")
+        made = self.run_json("plan", large(), "--prompt-len", "3", "--gen-len", "6", "-o", plan)["plan"]
+        text = plan.read_text()
+        plan.write_text(re.sub(r"(?m)^numerics .*$", "numerics of another machine", text))
+        out = self.run_json(*run_flags, "--plan", plan)
+        self.assertEqual(out["plan"]["numerics"], made["numerics"])
+        much = 1 << 50
+        text = re.sub(r"(?m)^budget \d+", f"budget {much}", text)
+        text = re.sub(r" slack \d+", f" slack {much - made['budget'] + made['memory']['slack']}", text)
+        plan.write_text(re.sub(r" rows \d+ outputs", " rows 1000000000 outputs", text))
+        error = self.refused(3, *run_flags, "--plan", plan, names=[plan, "this machine"])
+        self.assertGreater(error["required_bytes"], 4_000_000_000)
+
     def test_doctor(self):
         out = self.run_json("doctor")
         self.assertIsInstance(out["name"], str)
@@ -357,6 +372,16 @@ class Numbers(Case):
             base = [self.run_json(*command, "-f", f)["plan"]["memory"]["base"]
                     for f in (short, text)]
             self.assertGreaterEqual(base[1] - base[0], 20 * 21 * 28 - 4096)
+
+    def test_outputs_are_planned(self):
+        flags = ("generate", large(), "--ids", "1,2,3", "-n", "20", "--ignore-eos")
+        many = (*flags, "--num-return-sequences", "8", "--logprobs", "90")
+        few = self.run_json(*flags)["plan"]["memory"]["base"]
+        required = self.required(*many)
+        out = self.run_json(*many, "--memory", required)
+        self.assertGreater(out["plan"]["memory"]["base"], few + 8 * 20 * 91 * 320 - MIB)
+        self.assertLessEqual(out["memory"]["peak_rss"], required)
+        self.assertEqual(len(out["outputs"][7]["logprobs"][19]["top"]), 90)
 
     def test_a_text_too_large_to_encode_is_refused_within_the_budget(self):
         text = self.folder / "text"
