@@ -118,7 +118,7 @@ class Bench:
 
 
 def compare(title, what, ours, peers, rounds, rows):
-    """Interleaved: ours, peer, peer, ours, …; appends a row a peer."""
+    """Interleaved: ours, peer, peer, ours, …; appends a row a peer, with the median of the rounds' ratios."""
     mine, theirs = [], {name: [] for name in peers}
     for number in range(rounds):
         mine.append(ours())
@@ -127,11 +127,11 @@ def compare(title, what, ours, peers, rounds, rows):
             theirs[name].append(result[what] if result else 0.0)
         print(f"{title}, round {number + 1}: headrace {mine[-1][what]:.3g} tokens/s"
               + "".join(f", {n} {v[-1]:.3g}" for n, v in theirs.items()), flush=True)
-    best = common.median([m[what] for m in mine])
     for name, values in theirs.items():
-        other = common.median(values)
-        rows.append({"case": title, "headrace": f"{best:.3g}", "peer": name, "peer tokens/s": f"{other:.3g}",
-                     "ratio": f"{best / other:.2f}" if other else "the peer did not run",
+        ratios = [m[what] / v for m, v in zip(mine, values) if v]
+        rows.append({"case": title, "headrace": f"{common.median([m[what] for m in mine]):.3g}", "peer": name,
+                     "peer tokens/s": f"{common.median(values):.3g}",
+                     "ratio": f"{common.median(ratios):.2f}" if ratios else "the peer did not run",
                      "range": f"{min(m[what] for m in mine):.3g} to {max(m[what] for m in mine):.3g} against "
                               f"{min(values):.3g} to {max(values):.3g}"})
 
@@ -182,7 +182,7 @@ def main():
     if os.geteuid() != 0 or not CGROUP.is_dir():
         raise SystemExit("peers.py: needs root and memory cgroups of version 1 (limits, dropping the page cache)")
     rows = run_cases(Bench(a), a)
-    text = f"Medians of {a.rounds} interleaved rounds, tokens/s:\n\n" + common.table(rows, list(rows[0]))
+    text = f"Medians of {a.rounds} interleaved rounds, tokens/s, and of their ratios:\n\n" + common.table(rows, list(rows[0]))
     common.publish(text, f"python3 tests/bench/peers.py --cases {a.cases} --rounds {a.rounds}", a.output)
 
 
