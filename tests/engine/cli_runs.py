@@ -1,29 +1,19 @@
-"""What runs give: tokens, text, JSON, logits and plans, the same whatever the budget and switches."""
+"""What runs give: tokens, text, JSON and logits, the same whatever the budget and switches."""
 import array
 import json
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import time
 
+from cli_checks import Checks, tokens
 from cli_support import (GOLDEN, MIB, Case, Watch, end, environment, experts, files_under, large,
                          read_npy, run, snapshot, start)
 import cli_support
 
 MODEL = GOLDEN / "llama-float32"
 MODELS = sorted(p for p in GOLDEN.iterdir() if p.is_dir())
-MEMORY = ["base", "resident_weights", "stream_ring", "kv", "activations", "gradients", "optimizer",
-          "workspace", "io", "slack"]
-EDGES = {"disk->host", "host->disk", "host->device", "device->host", "disk->device"}
-KINDS = {"weights", "gradients", "optimizer", "activations", "activation_gradients", "kv",
-         "adapters", "retries", "metadata"}
-NUMBER = (int, float)
-
-
-def tokens(out):
-    return [o["token_ids"] for o in out["outputs"]]
 
 
 def ids_of(model):
@@ -32,71 +22,6 @@ def ids_of(model):
 
 def joined(ids):
     return ",".join(map(str, ids))
-
-
-class Checks(Case):
-    """Section 4 of the contract: every field, its type, and the sums that must hold."""
-
-    def check_number(self, value, whole=False):
-        self.assertIsInstance(value, int if whole else NUMBER)
-        self.assertNotIsInstance(value, bool)
-        self.assertGreaterEqual(value, 0)
-
-    def check_plan(self, plan):
-        self.assertEqual(list(plan["memory"]), MEMORY)
-        for value in plan["memory"].values():
-            self.check_number(value, whole=True)
-        self.assertEqual(sum(plan["memory"].values()), plan["budget"])
-        for key in ("weights_bytes", "bytes", "bound_bytes"):
-            self.check_number(plan[key], whole=True)
-        for key in ("predicted_s", "planning_ms"):
-            self.check_number(plan[key])
-        self.assertLessEqual(plan["bound_bytes"], plan["bytes"])
-        self.assertIsInstance(plan["policy"], str)
-        self.assertGreater(len(plan["why"]), 10)
-
-    def check_swap(self, out, phases=False):
-        rows = out["swap"]
-        for row in rows:
-            self.assertIn(row["edge"], EDGES)
-            self.assertIn(row["kind"], KINDS)
-            self.check_number(row["predicted_bytes"], whole=True)
-            self.check_number(row["operations"], whole=True)
-            if phases:
-                self.assertIn(row["phase"], ("first", "steady"))
-                continue
-            self.assertEqual(row["predicted_bytes"], row["counted_bytes"], row)
-            if "predicted_least_bytes" in row:
-                self.assertLessEqual(row["predicted_least_bytes"], row["counted_bytes"])
-                self.assertLessEqual(row["counted_bytes"], row["predicted_most_bytes"])
-        keys = [(r["edge"], r["kind"], r.get("phase")) for r in rows]
-        self.assertEqual(len(keys), len(set(keys)), rows)
-
-    def check_run(self, out):
-        self.assertIsInstance(out["model"], str)
-        for index, one in enumerate(out["outputs"]):
-            self.assertEqual(one["index"], index)
-            self.assertIsInstance(one["text"], str)
-            self.assertTrue(all(type(i) is int for i in one["token_ids"]))
-            self.assertIn(one["finish_reason"], ("stop", "length"))
-            self.assertIsNone(one["logprobs"])
-        usage = out["usage"]
-        self.assertEqual(usage["completion_tokens"], sum(map(len, tokens(out))))
-        for key in ("prepare_s", "load_s", "prefill_s", "decode_s", "prefill_tokens_per_second",
-                    "decode_tokens_per_second"):
-            self.check_number(out["timings"][key])
-        self.check_number(out["timings"]["passes"], whole=True)
-        memory = out["memory"]
-        self.assertEqual(memory["budget"], out["plan"]["budget"])
-        self.assertLessEqual(memory["peak_rss"], memory["budget"])
-        for tier in memory["tiers"].values():
-            self.assertLessEqual(tier["peak"], tier["budget"])
-        self.assertIn("host", memory["tiers"])
-        self.check_number(out["stall"]["seconds"])
-        for seconds in out["stall"]["by_cause"].values():
-            self.check_number(seconds)
-        self.check_plan(out["plan"])
-        self.check_swap(out)
 
 
 class Contract(Checks):
@@ -137,97 +62,6 @@ class Contract(Checks):
         out = self.run_json("generate", MODEL, "--ids", joined([1] * 510), "-n", "9", "--ignore-eos")
         self.assertEqual(out["usage"]["completion_tokens"], 2)
         self.assertEqual(out["outputs"][0]["finish_reason"], "length")
-
-    def test_plan(self):
-        for model, memory in ((large(), "45MiB"), (experts(), "45MiB"), (MODEL, "1GiB")):
-            out = self.run_json("plan", model, "--prompt-len", "8", "--gen-len", "8", "--memory",
-                                memory)
-            self.check_plan(out["plan"])
-            self.check_swap(out, phases=True)
-            steady = sum(r["predicted_bytes"] for r in out["swap"] if r["phase"] == "steady")
-            self.assertEqual(steady, out["plan"]["bytes"])
-            self.assertIsInstance(out["alternatives"], list)
-            for lost in out["alternatives"]:
-                self.assertIsInstance(lost["policy"], str)
-                self.assertGreater(len(lost["why"]), 5)
-            self.assertGreater(len(out["alternatives"]), 0)
-            text = self.ok("plan", model, "--prompt-len", "8", "--gen-len", "8", "--memory",
-                           memory).text
-            self.assertIn(out["plan"]["policy"], text)
-
-    def test_plan_of_keys_and_values_that_spill(self):
-        flags = ("plan", large(), "--prompt-len", "300", "--gen-len", "100", "--batch", "3",
-                 "--memory", "500MiB", "--kv-memory")
-        least = run(*flags, "1", "--json").json["error"]["required_bytes"]
-        out = self.run_json(*flags, least)
-        self.check_swap(out, phases=True)
-        steady = [r for r in out["swap"] if r["phase"] == "steady"]
-        self.assertEqual(sum(r["predicted_bytes"] for r in steady), out["plan"]["bytes"])
-        for name, bound in (("predicted_least_bytes", "least_bytes"),
-                            ("predicted_most_bytes", "most_bytes")):
-            self.assertEqual(sum(r.get(name, r["predicted_bytes"]) for r in steady),
-                             out["plan"][bound])
-        rows = {r["edge"]: r for r in steady if r["kind"] == "kv"}
-        self.assertEqual(set(rows), {"disk->host", "host->disk"})
-        self.assertGreater(rows["disk->host"]["predicted_bytes"],
-                           rows["host->disk"]["predicted_bytes"])
-        for row in rows.values():
-            self.assertEqual(row["operations"], out["plan"]["kv"]["streamed_layers"])
-        self.assertIn("keys and values of", self.ok(*flags, least).text)
-
-    def test_plan_needs_nothing_but_a_config(self):
-        bare = self.folder / "config.json"
-        bare.write_bytes((large() / "config.json").read_bytes())
-        flags = ("--prompt-len", "8", "--gen-len", "8", "--memory", "60MiB")
-        out = self.run_json("plan", bare, *flags)
-        self.check_plan(out["plan"])
-        full = self.run_json("plan", large(), *flags)
-        self.assertEqual(out["plan"]["weights_bytes"], full["plan"]["weights_bytes"])
-        self.run_json("plan", bare)  # its defaults suit every model
-        self.run_json("plan", MODEL)
-        self.assertEqual(files_under(self.folder), ["config.json"])
-
-    def test_plan_for_a_described_machine(self):
-        fast = self.run_json("doctor")
-        slow = json.loads(json.dumps(fast))
-        for edge in slow["edges"]:
-            edge["Bps"] = 1e6
-        path = self.folder / "slow.json"
-        path.write_text(json.dumps(slow))
-        flags = ("plan", large(), "--prompt-len", "8", "--gen-len", "8", "--memory", "45MiB")
-        here, there = self.run_json(*flags), self.run_json(*flags, "--machine", path)
-        self.assertGreater(there["plan"]["predicted_s"], 2 * here["plan"]["predicted_s"])
-        self.assertGreaterEqual(there["plan"]["predicted_s"], there["plan"]["bytes"] / 1.1e6)
-
-    def test_plan_is_what_runs(self):
-        plan = self.folder / "plan.txt"
-        run_flags = ("generate", large(), "--ids", "1,2,3", "-n", "6", "--ignore-eos")
-        free = self.run_json(*run_flags)
-        for policy in ("stream", "sync", "pin", "lru"):
-            made = self.run_json("plan", large(), "--prompt-len", "3", "--gen-len", "6", "--memory",
-                                 "52MiB", "--policy", policy, "-o", plan)
-            out = self.run_json(*run_flags, "--plan", plan)
-            for key in ("policy", "bytes", "budget", "memory", "bound_bytes"):
-                self.assertEqual(out["plan"][key], made["plan"][key])
-            self.check_run(out)
-            self.assertEqual(tokens(out), tokens(free))
-        self.assertEqual(files_under(self.folder), ["plan.txt"])
-        self.refused(1, "generate", MODEL, "--ids", "1", "--plan", plan, names=["another model"])
-        self.refused(1, *run_flags, "--plan", plan, "--memory", "40MiB", names=["--memory"])
-
-    def test_a_plan_is_held_to_what_runs_and_to_the_machine(self):
-        plan, run_flags = self.folder / "plan.txt", ("generate", large(), "--ids", "1,2,3", "-n", "6")
-        made = self.run_json("plan", large(), "--prompt-len", "3", "--gen-len", "6", "-o", plan)["plan"]
-        text = plan.read_text()
-        plan.write_text(re.sub(r"(?m)^numerics .*$", "numerics of another machine", text))
-        out = self.run_json(*run_flags, "--plan", plan)
-        self.assertEqual(out["plan"]["numerics"], made["numerics"])
-        much = 1 << 50
-        text = re.sub(r"(?m)^budget \d+", f"budget {much}", text)
-        text = re.sub(r" slack \d+", f" slack {much - made['budget'] + made['memory']['slack']}", text)
-        plan.write_text(re.sub(r" rows \d+ outputs", " rows 1000000000 outputs", text))
-        error = self.refused(3, *run_flags, "--plan", plan, names=[plan, "this machine"])
-        self.assertGreater(error["required_bytes"], 4_000_000_000)
 
     def test_doctor(self):
         out = self.run_json("doctor")

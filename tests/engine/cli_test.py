@@ -17,7 +17,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import cli_support  # noqa: E402  (beside this file)
 
-MODULES = ["cli_errors", "cli_runs", "cli_files", "cli_sampling", "cli_batch", "cli_chat"]
+MODULES = ["cli_errors", "cli_runs", "cli_plans", "cli_files", "cli_sampling", "cli_batch", "cli_chat"]
 
 
 class Results(unittest.TextTestResult):
