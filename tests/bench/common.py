@@ -134,6 +134,16 @@ def median(values):
     return statistics.median(values)
 
 
+def ratio_row(case, peer, mine, theirs):
+    """Tokens a second of rounds (pairs) that were run beside each other; the ratio is the median of theirs. A peer's 0:
+    it did not run."""
+    ratios = sorted(m / t for m, t in zip(mine, theirs) if t)
+    spread = f"; ratios {ratios[0]:.2f} to {ratios[-1]:.2f}" if ratios else ""
+    return {"case": case, "headrace": f"{median(mine):.3g}", "peer": peer, "peer tokens/s": f"{median(theirs):.3g}",
+            "ratio": f"{median(ratios):.2f}" if ratios else "the peer did not run",
+            "range": f"{min(mine):.3g} to {max(mine):.3g} against {min(theirs):.3g} to {max(theirs):.3g}{spread}"}
+
+
 def table(rows, columns):
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(str(r[c]) for c in columns) + " |" for r in rows]

@@ -121,19 +121,14 @@ def compare(title, what, ours, peers, rounds, rows):
     """Interleaved: ours, peer, peer, ours, …; appends a row a peer, with the median of the rounds' ratios."""
     mine, theirs = [], {name: [] for name in peers}
     for number in range(rounds):
-        mine.append(ours())
+        mine.append(ours()[what])
         for name, run in peers.items():
             result = run()
             theirs[name].append(result[what] if result else 0.0)
-        print(f"{title}, round {number + 1}: headrace {mine[-1][what]:.3g} tokens/s"
+        print(f"{title}, round {number + 1}: headrace {mine[-1]:.3g} tokens/s"
               + "".join(f", {n} {v[-1]:.3g}" for n, v in theirs.items()), flush=True)
     for name, values in theirs.items():
-        ratios = [m[what] / v for m, v in zip(mine, values) if v]
-        rows.append({"case": title, "headrace": f"{common.median([m[what] for m in mine]):.3g}", "peer": name,
-                     "peer tokens/s": f"{common.median(values):.3g}",
-                     "ratio": f"{common.median(ratios):.2f}" if ratios else "the peer did not run",
-                     "range": f"{min(m[what] for m in mine):.3g} to {max(m[what] for m in mine):.3g} against "
-                              f"{min(values):.3g} to {max(values):.3g}"})
+        rows.append(common.ratio_row(title, name, mine, values))
 
 
 def run_cases(bench, a):

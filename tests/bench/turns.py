@@ -70,9 +70,4 @@ def compare(title, ours, name, theirs, pairs, seconds, rows):
     finally:
         for program in programs:
             program.close()
-    mine, other = [r[0] for r in rates], [r[1] for r in rates]
-    ratios = sorted(a / b for a, b in rates)
-    rows.append({"case": title, "headrace": f"{common.median(mine):.3g}", "peer": name,
-                 "peer tokens/s": f"{common.median(other):.3g}", "ratio": f"{common.median(ratios):.2f}",
-                 "range": f"{min(mine):.3g} to {max(mine):.3g} against {min(other):.3g} to {max(other):.3g}; "
-                          f"ratios {ratios[0]:.2f} to {ratios[-1]:.2f}"})
+    rows.append(common.ratio_row(title, name, *zip(*rates)))
