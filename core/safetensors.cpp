@@ -17,6 +17,7 @@
 #include "core/digest.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "core/text.h"
 
 namespace headrace {
 namespace {
@@ -260,7 +261,7 @@ class HeaderReader {
     std::sort(metadata_keys_.begin(), metadata_keys_.end());
     const auto twice = std::adjacent_find(metadata_keys_.begin(), metadata_keys_.end());
     if (twice != metadata_keys_.end()) {
-      refuse(path_, fmt::format("metadata {} appears twice", quoted(twice->substr(0, kNameMax))));
+      refuse(path_, fmt::format("metadata {} appears twice", quoted(shortened(*twice, kNameMax))));
     }
   }
 
