@@ -5,8 +5,8 @@
 
 PYTHON is an interpreter with llama-cpp-python, gguf, torch, transformers, accelerate and airllm (those of the cases
 asked for). Every run is a fresh process inside a memory cgroup of the case's limit, the page cache dropped before;
-headrace gets that limit as --memory. Decoding in memory is compared in turns of two seconds instead (turns.py). Needs
-root for cgroup and cache; says so and stops where it has not.
+headrace gets that limit as --memory. Decoding in memory is compared in turns of two seconds instead, five after each of
+--rounds starts (turns.py). Needs root for cgroup and cache; says so and stops where it has not.
 
 Cases: dense (one sequence in memory, at 0.65 and at 0.5), wide (32 sequences at 0.5), prompt (512 tokens in memory),
 offload (accelerate, airllm and transformers at 0.5), moe (a sparse model at half its size).
@@ -143,7 +143,7 @@ def run_cases(bench, a):
     if "dense" in cases:
         common.drop_page_cache()
         turns.compare("one sequence, in memory", bench.generate(folder, None, tokens=4000), "llama.cpp",
-                      bench.peer_command("llama", gguf, tokens=4000, ticks=1), 5 * a.rounds, TURN_S, rows)
+                      bench.peer_command("llama", gguf, tokens=4000, ticks=1), a.rounds, 5, TURN_S, rows)
         for title, limit in (("one sequence at 0.65", more), ("one sequence at 0.5", half)):
             compare(title, "decode", lambda l=limit: bench.ours(folder, l, tokens=12),
                     {"llama.cpp": lambda l=limit: bench.peer("llama", gguf, l, tokens=12)}, a.rounds, rows)

@@ -55,8 +55,8 @@ class Generating:
         self.reader.join()
 
 
-def compare(title, ours, name, theirs, pairs, seconds, rows):
-    """Pairs of turns, each going first as often as the other; appends a row. The ratio is the median of the pairs'."""
+def turns(title, ours, name, theirs, pairs, seconds):
+    """Rates of pairs of turns, each going first as often as the other, of two programs that are started for them."""
     programs = []
     try:
         for command in (ours, theirs):
@@ -67,7 +67,14 @@ def compare(title, ours, name, theirs, pairs, seconds, rows):
             pair = {p: programs[p].turn(seconds) for p in order}
             rates.append((pair[0], pair[1]))
             print(f"{title}, turn {i + 1}: headrace {pair[0]:.3g} tokens/s, {name} {pair[1]:.3g}", flush=True)
+        return rates
     finally:
         for program in programs:
             program.close()
+
+
+def compare(title, ours, name, theirs, starts, pairs, seconds, rows):
+    """`pairs` of turns after each of several starts; appends a row. The memory that a program is given when it starts
+    may be slower than the other's for as long as it runs."""
+    rates = [rate for _ in range(starts) for rate in turns(title, ours, name, theirs, pairs, seconds)]
     rows.append(common.ratio_row(title, name, *zip(*rates)))
