@@ -142,7 +142,7 @@ inline TwoColumns load_f16_pairs(const std::byte* p) {
 // Eight sums in flight hide the latency of FMA; sixteen registers hold no more than that with the
 // weights of two columns.
 inline constexpr int kTileRows = 4;
-constexpr int tile_panels(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+constexpr int tile_panels(int rows) { return rows <= 2 ? 2 : 1; }
 inline constexpr bool kMultipliesPairs = false;  // a step of a product is one column
 inline constexpr int kManyRows = 6, kManyPanels = 1;
 // Queries of attention that share a load of keys or values, and columns of values that go with
