@@ -55,12 +55,14 @@ class Generating:
         self.reader.join()
 
 
-def turns(title, ours, name, theirs, pairs, seconds):
-    """Rates of pairs of turns, each going first as often as the other, of two programs that are started for them."""
-    programs = []
+def turns(title, ours, name, theirs, pairs, seconds, last_first=False):
+    """Rates of pairs of turns, each going first as often as the other, of two programs that are started for them, one
+    after the other, with nothing of either in memory: a page cache that outlives programs keeps the memory it has."""
+    programs = {}
     try:
-        for command in (ours, theirs):
-            programs.append(Generating(command))
+        common.drop_page_cache()
+        for p, command in sorted(enumerate((ours, theirs)), reverse=last_first):
+            programs[p] = Generating(command)
         rates = []
         for i in range(pairs):
             order = (0, 1) if i % 2 == 0 else (1, 0)
@@ -69,12 +71,12 @@ def turns(title, ours, name, theirs, pairs, seconds):
             print(f"{title}, turn {i + 1}: headrace {pair[0]:.3g} tokens/s, {name} {pair[1]:.3g}", flush=True)
         return rates
     finally:
-        for program in programs:
+        for program in programs.values():
             program.close()
 
 
 def compare(title, ours, name, theirs, starts, pairs, seconds, rows):
     """`pairs` of turns after each of several starts; appends a row. The memory that a program is given when it starts
     may be slower than the other's for as long as it runs."""
-    rates = [rate for _ in range(starts) for rate in turns(title, ours, name, theirs, pairs, seconds)]
+    rates = [rate for s in range(starts) for rate in turns(title, ours, name, theirs, pairs, seconds, s % 2 == 1)]
     rows.append(common.ratio_row(title, name, *zip(*rates)))
