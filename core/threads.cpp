@@ -23,8 +23,10 @@ constexpr unsigned kThreadsMax = 1024;
 constexpr uint64_t kSpinNs = 40'000;
 constexpr int kPausesPerLook = 32;  // reading the clock costs about as much as these pauses
 constexpr uint32_t kOpen = 1u << 31;
-// Chunks per thread of a long loop: enough that a slow core holds the others up by 1/8 of a share.
-constexpr uint32_t kChunksPerThread = 8;
+// A thread takes this part of its share of what is left (guided self-scheduling: Polychronopoulos
+// and Kuck 1987): neighbours at first, single ones in the end, when a thread that has more to do
+// holds the others up.
+constexpr uint64_t kPartOfShare = 2;
 
 void pause_cpu() {
 #if defined(__x86_64__)
@@ -65,9 +67,8 @@ void wait_for_change(const std::atomic<uint32_t>& word, uint32_t old, bool spin)
 struct ThreadPool::State {
   alignas(64) std::atomic<uint32_t> round{0};
   alignas(64) std::atomic<uint32_t> gate{0};  // kOpen | workers inside
-  alignas(64) std::atomic<uint64_t> next{0};  // 64 bits: claims past the end cannot wrap
+  alignas(64) std::atomic<uint32_t> next{0};
   alignas(64) uint32_t count = 0;
-  uint32_t chunk = 1;
   Call call = nullptr;
   const void* context = nullptr;
   std::atomic<bool> stop{false};
@@ -75,11 +76,13 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
 
   void work() {
-    for (;;) {
-      const uint64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= count) return;
-      const uint64_t end = std::min<uint64_t>(begin + chunk, count);
-      for (uint64_t i = begin; i < end; ++i) call(context, static_cast<uint32_t>(i));
+    uint32_t begin = next.load(std::memory_order_relaxed);
+    while (begin < count) {
+      const uint64_t part = (count - begin) / (kPartOfShare * (workers.size() + 1));
+      const uint32_t end = begin + static_cast<uint32_t>(std::max<uint64_t>(1, part));
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      for (uint32_t i = begin; i < end; ++i) call(context, i);
+      begin = next.load(std::memory_order_relaxed);
     }
   }
 
@@ -144,7 +147,6 @@ void ThreadPool::run_erased(uint32_t count, Call call, const void* context) {
   State& s = *state_;
   HEADRACE_ASSERT(s.gate.load() == 0, "run() called from inside run() or from two threads");
   s.count = count;
-  s.chunk = std::max(1u, count / (threads_ * kChunksPerThread));
   s.call = call;
   s.context = context;
   s.next.store(0, std::memory_order_relaxed);
