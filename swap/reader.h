@@ -32,6 +32,7 @@ inline constexpr uint32_t kFailedMax = 64;  // errors of one request: more than 
 inline constexpr uint64_t kForever = UINT64_MAX;
 // Checksums of one turn: little enough that the device, refilled before them, does not run dry.
 inline constexpr Bytes kVerifyPerTurn = 4 * kMiB;
+inline constexpr uint64_t kVerifyTimedEvery = 8;  // turns
 
 struct ChunkRead {
   uint32_t id = 0;  // below reads_max, and not in use
@@ -110,7 +111,8 @@ class Reader {
 
   bool idle() const { return live_ == 0; }  // nothing queued and nothing with the backend
   Bytes bytes_in_flight() const { return in_flight_; }
-  uint64_t verify_cpu_ns() const { return verify_cpu_ns_; }
+  // Processor time of checksums: that of every kVerifyTimedEvery-th turn, for all by their bytes.
+  uint64_t verify_cpu_ns() const;
 
  private:
   struct Read {
@@ -171,7 +173,8 @@ class Reader {
   std::vector<IoCompletion> completions_;
   Bytes in_flight_ = 0;
   uint32_t live_ = 0;  // reads added and without a result
-  uint64_t verify_cpu_ns_ = 0;
+  uint64_t verify_turns_ = 0, timed_ns_ = 0;
+  Bytes verified_bytes_ = 0, timed_bytes_ = 0;
 
   // The rate: a request leaves once the time that its bytes take at the rate is over, counted from
   // the end of the request before (or from its arrival, after a pause).

@@ -9,8 +9,8 @@ which the disk's rate is taken on the store's own file. The cases:
 - 32 sequences within half of the weights, against min(rate in memory, 32 x disk rate / bytes of the bound);
 - 256 sequences within half of the weights plus the keys and values of all, against the rate in memory.
 
-Rates are of passes that only decode. All sequences are of one length, with prompts so short against it that most
-such passes carry them all; the runs that are compared form the same passes.
+Rates are of passes that only decode. All sequences are of one length, and the prompts of all fit one pass, so that every
+such pass carries them all; the runs that are compared form the same passes.
 """
 import json
 import random
@@ -23,7 +23,7 @@ MODEL = ["--family", "llama", "--dtype", "bfloat16", "--set", "hidden_size=2048"
 
 
 def main():
-    a = common.arguments(__doc__, size="2GiB", rounds=3, prompt=8, tokens=24, cases="32,256")
+    a = common.arguments(__doc__, size="2GiB", rounds=3, prompt=2, tokens=30, cases="32,256")
     work = a.work
     model, store = work / f"batch-{a.size}", work / f"batch-stores-{a.size}"
     common.model_folder(a.headrace, model, "--size", a.size, *MODEL)
