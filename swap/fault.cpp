@@ -70,9 +70,11 @@ void throw_fault(const Store& store, const ChunkResult& result, const FaultPlace
 
 void StallWatch::look(const Reader& reader, const Store& store) {
   if (!note) return;
+  const uint64_t now_ns = steady_clock().now_ns();
+  if (now_ns < next_look_ns) return;
+  next_look_ns = now_ns + stall_ns / 8;
   const Reader::Oldest oldest = reader.oldest();
   if (oldest.since_ns == 0 || oldest.since_ns == told_of_ns) return;
-  const uint64_t now_ns = steady_clock().now_ns();
   if (now_ns < oldest.since_ns + stall_ns) return;
   told_of_ns = oldest.since_ns;
   const bool named = oldest.file != scratch_file;

@@ -26,6 +26,7 @@ struct StallWatch {
   uint64_t stall_ns = 0;
   std::function<void(const std::string&)> note;  // may be empty
   uint32_t scratch_file = kNone;  // of the files, the one that is scratch: it has no name
+  uint64_t next_look_ns = 0;      // all requests are looked at, which turns are too many for
   uint64_t told_of_ns = 0;        // since when the request was under way that was told of last
 
   void look(const Reader& reader, const Store& store);

@@ -318,8 +318,8 @@ void Reader::receive(uint64_t wait_ns) {
   for (const IoCompletion& completion : completions_) complete(completion);
 }
 
-// At least one chunk of those that have arrived, the oldest first. Reading a thread's processor time
-// is a system call: twice in every turn it would be a tenth of what reading costs.
+// At least one chunk of those that have arrived, the oldest first. Reading a thread's processor
+// time is a system call: twice in every turn it would be a tenth of what reading costs.
 void Reader::verify_arrived(Bytes bytes_most, std::vector<ChunkResult>& results) {
   if (arrived_.empty()) return;
   const bool timed = verify_turns_++ % kVerifyTimedEvery == 0;
