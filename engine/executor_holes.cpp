@@ -177,14 +177,17 @@ Range Holes::chunks_of(const Pick& pick) const {
 }
 
 // A fetch starts once its slot's last candidate in this pass, if any, has been computed with: all
-// that were handed out are, when next() is called.
+// that were handed out are, when next() is called. They are under way before what is there keeps
+// all processors busy.
 void Holes::start_fetches() {
+  const size_t before = tickets_.size();
   for (; started_ < filled_.picks.size(); ++started_) {
     const Pick& pick = filled_.picks[started_];
     if (!pick.fetch) continue;
-    if (pick.after != kNone && pick.after >= computed_) return;
+    if (pick.after != kNone && pick.after >= computed_) break;
     fetch(pick);
   }
+  if (tickets_.size() != before) p_.pager.flush();
 }
 
 void Holes::fetch(const Pick& pick) {

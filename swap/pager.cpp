@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 #include <pthread.h>
-#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,6 +17,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "swap/cpu_time.h"
 #include "swap/fault.h"
 #include "swap/inbox.h"
 #include "swap/lanes.h"
@@ -112,6 +112,7 @@ class ThreadedPager final : public Pager {
     Inbox& inbox = is_read ? disk_ : copies_;
     const std::lock_guard lock(inbox.mutex);
     inbox.lanes.push(transfer.priority, ticket);
+    if (is_read) sent_.ask();
     if (inbox.wakes == Wakes::kAll ||
         (inbox.wakes == Wakes::kDemand && transfer.priority == Priority::kDemand)) {
       inbox.wakes = Wakes::kNothing;
@@ -121,6 +122,7 @@ class ThreadedPager final : public Pager {
     return ticket;
   }
 
+  void flush() override { sent_.wait(); }
   bool done(Ticket ticket) const override { return tickets_.done(ticket); }
 
   void wait(Ticket ticket) override {
@@ -152,21 +154,13 @@ class ThreadedPager final : public Pager {
             .done = finished(),
             .retries = retries_.load(std::memory_order_relaxed),
             .checksum_failures = checksum_failures_.load(std::memory_order_relaxed),
-            .io_cpu_s = owner_cpu_s() - verify_s - unpack_s,
+            // Asked for by who wants to know: the owner would pay for it in every turn.
+            .io_cpu_s = thread_cpu_s(owner_handle_) - verify_s - unpack_s,
             .verify_cpu_s = verify_s,
             .unpack_cpu_s = unpack_s};
   }
 
  private:
-  // Asked for by who wants to know: the owner would pay for it in every turn.
-  double owner_cpu_s() const {
-    clockid_t clock{};
-    timespec now{};
-    if (pthread_getcpuclockid(owner_handle_, &clock) != 0) return 0;
-    if (clock_gettime(clock, &now) != 0) return 0;
-    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-  }
-
   [[noreturn]] static void throw_no_thread(const std::system_error& error) {
     throw Error(ErrorCode::kFailed,
                 fmt::format("threads for the disk and for copies: {}; allow this user more of them "
@@ -269,13 +263,18 @@ class ThreadedPager final : public Pager {
 
   // The reader's turn, but what was started while it slept goes out with what it sends then.
   void turn(Reader& reader, std::vector<ChunkResult>& results) {
-    reader.send();
+    send(reader);
     // Nothing under way: only a start, or the end, can change that.
     const uint64_t wait_ns = reader.idle() ? kForever : stalls_.stall_ns;
     reader.receive(listen(reader) ? wait_ns : 0);
     take_started(reader);
-    reader.send();
+    send(reader);
     reader.verify(results);
+  }
+
+  void send(Reader& reader) {
+    reader.send();
+    sent_.tell(reads_taken_);
   }
 
   // From here on a start that could leave at once makes the poll that follows return; others are
@@ -296,6 +295,7 @@ class ThreadedPager final : public Pager {
         const Priority lane = disk_.lanes.turn();
         const Ticket ticket = disk_.lanes.front(lane);
         disk_.lanes.pop(lane);
+        ++reads_taken_;
         with_reader_[ticket] = true;
         const bool unpacks = unpacker_ && !is_scratch(tickets_[ticket].transfer);
         if (unpacks) {
@@ -408,6 +408,7 @@ class ThreadedPager final : public Pager {
   // holds is waited for when the backend is closed, before any buffer can go.
   void refuse_everything(const std::string& reason) {
     engine_failure_ = reason;
+    sent_.tell(UINT64_MAX);
     const auto refuse = [&](Ticket ticket) {
       tickets_[ticket].result.fault = ReadFault::kDropped;
       tickets_.finish(tickets_[ticket]);
@@ -463,6 +464,8 @@ class ThreadedPager final : public Pager {
   std::vector<bool> with_reader_;  // the owner's: which tickets it has taken
   std::optional<Unpacker> unpacker_;
   StallWatch stalls_;  // the owner's
+  Sent sent_;
+  uint64_t reads_taken_ = 0;  // the owner's
 
   std::atomic<bool> opened_{false};
   std::exception_ptr open_error_;  // to be read once it is opened

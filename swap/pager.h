@@ -70,6 +70,11 @@ class Pager {
   virtual ~Pager() = default;  // drains: no buffer is touched after it returns
 
   virtual Ticket start(const Transfer& transfer) = 0;
+  // After the start of a read of the demand lane: blocks until the disk's thread has taken all that
+  // was started, and sent what the device has room for. It sleeps meanwhile: a caller that keeps
+  // all processors busy right after start() makes the disk's thread wait for one, milliseconds at
+  // times.
+  virtual void flush() = 0;
   virtual bool done(Ticket ticket) const = 0;  // true also when it failed
   virtual void wait(Ticket ticket) = 0;        // frees the ticket; throws Error (kCorrupt, kIo)
   // Blocks until the number of finished transfers differs from `seen`; returns the number. A caller

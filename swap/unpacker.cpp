@@ -1,20 +1,13 @@
 #include "swap/unpacker.h"
 
-#include <time.h>
-
 #include "core/error.h"
+#include "swap/cpu_time.h"
 #include "swap/pager.h"
 
 namespace headrace::swap {
 namespace {
 
 constexpr uint32_t kPlacesMax = 256;  // as many reads as the backend has operations at most
-
-double thread_cpu_s() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
-}
 
 }  // namespace
 
@@ -74,9 +67,9 @@ void Unpacker::finish(ChunkResult& result, ObjectId object, uint32_t chunk, std:
   }
   if (result.fault == ReadFault::kNone) {
     known = result.digest;
-    const double begin = thread_cpu_s();
+    const uint64_t begin = thread_cpu_ns();
     form_.unpack(object, chunk, room_.data() + place * place_bytes_, target);
-    cpu_s_ += thread_cpu_s() - begin;
+    cpu_s_ += static_cast<double>(thread_cpu_ns() - begin) * 1e-9;
   }
   free_.push_back(place);
 }

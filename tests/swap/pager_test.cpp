@@ -313,6 +313,28 @@ TEST(Pager, StartsWakeTheDiskOnlyWhereItHelps) {
   }
 }
 
+TEST(Pager, FlushReturnsWhenTheDeviceHasWhatWasStarted) {
+  Random random(test::seed());
+  const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
+  const Arena arena(2 * store.most());
+  auto holding = std::make_unique<HeldDevice>(store.images()[0]);
+  HeldDevice& device = *holding;
+  const auto pager =
+      make_pager(store, std::move(holding),
+                 {.bytes_in_flight = 2 * store.most(), .request_bytes = store.most()});
+  pager->flush();  // nothing was started
+  std::vector<Ticket> tickets;
+  for (size_t i = 0; i < 2; ++i) {
+    tickets.push_back(
+        pager->start({.target = arena.data() + i * store.most(), .priority = Priority::kDemand}));
+    pager->flush();
+    EXPECT_EQ(device.in_flight(), i + 1);
+  }
+  device.answer();
+  for (const Ticket ticket : tickets) pager->wait(ticket);
+  pager->flush();
+}
+
 TEST(Pager, TellsOfADiskThatDoesNotAnswerAndWaitsForIt) {
   Random random(test::seed());
   const ImageStore store(random, {.objects_most = 1, .chunks_most = 1});
@@ -505,6 +527,7 @@ TEST(Pager, ABrokenBackendFailsEveryTicket) {
     const Error error = error_of([&] { pager->wait(pager->start({.target = arena.data()})); });
     EXPECT_EQ(error.code(), ErrorCode::kIo);
     EXPECT_THAT(error.what(), HasSubstr("the ring is gone"));
+    pager->flush();  // waits for nothing that will not come
   }
 }
 
